@@ -3,3 +3,4 @@
 //! Data flows one way: [`onnx::load`] → [`graph`] → [`passes`] → [`emit`] → [`onnx::save`]. [`compile`] is that line.
 
 pub mod graph;
+pub mod optimizers;
