@@ -1,1 +1,3 @@
+//! The hot loops of npc: plain functions over slices, parallel on the current rayon pool.
 
+pub mod neuroplastic;

@@ -1,0 +1,231 @@
+//! Second sweep: the plasticity coefficients and the update u before any clip by a norm of it.
+
+use super::{Lanes, Row, Sums, dispatch, padded, put_tail, rows, rows_mut, total};
+
+/// How α follows from the signals.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in super::super) enum Alpha {
+    /// α = α_f (the blend's weight is 1).
+    Full,
+    /// α = α_g + weight · (α_f − α_g).
+    Blend,
+    /// α = α_g.
+    Gradient,
+    /// One α for the whole tensor.
+    Uniform,
+}
+
+/// What is built from α.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in super::super) enum Form {
+    /// u = α g.
+    Classic,
+    /// p = (α − α_g) g, to be made orthogonal to g afterwards. With [`Alpha::Uniform`] the constant stands for α − α_g.
+    Projection,
+    /// u = base + strength · (α − 1) · reference.
+    Hybrid,
+}
+
+const FULL: u8 = Alpha::Full as u8;
+const BLEND: u8 = Alpha::Blend as u8;
+const GRADIENT: u8 = Alpha::Gradient as u8;
+const UNIFORM: u8 = Alpha::Uniform as u8;
+const CLASSIC: u8 = Form::Classic as u8;
+const PROJECTION: u8 = Form::Projection as u8;
+const HYBRID: u8 = Form::Hybrid as u8;
+
+#[derive(Default)]
+pub(in super::super) struct UpdateConstants {
+    /// w_a / (mean(a) + ε).
+    pub activity: f32,
+    /// w_g / (mean|g| + ε).
+    pub gradient: f32,
+    /// w_m / (mean(|m|/(√v+ε)) + ε).
+    pub memory: f32,
+    /// 1 / (mean|g| + ε).
+    pub gradient_alone: f32,
+    pub min_alpha: f32,
+    pub max_alpha: f32,
+    /// q · plasticity_scale.
+    pub blend: f32,
+    pub uniform: f32,
+    pub strength: f32,
+    /// Coupled λ, added to u.
+    pub weight_decay: f32,
+}
+
+pub(in super::super) struct UpdateBlock<'a> {
+    pub gradient: &'a [f32],
+    pub activity_trace: &'a [f32],
+    /// θ, only for variants with extras.
+    pub parameter: &'a [f32],
+    /// Hybrid bases only.
+    pub base: &'a [f32],
+    /// Hybrid bases only: what the modulation multiplies.
+    pub reference: &'a [f32],
+    /// Holds |m| / (√v + ε), receives u (or p).
+    pub scratch: &'a mut [f32],
+}
+
+/// Returns Σu²; with extras also ΣΔ² and ΣΔ·b, where Δ is the modulation (or p) and b the gradient or base it is added to.
+pub(in super::super) type Update = unsafe fn(&UpdateConstants, UpdateBlock<'_>) -> Sums;
+
+/// `extras`: whether λθ is added to u and the sums of Δ are wanted; a projection always has them and never adds λθ.
+pub(in super::super) fn update(alpha: Alpha, form: Form, extras: bool, portable: bool) -> Update {
+    match (alpha, form, extras) {
+        (Alpha::Full, Form::Classic, false) => pick::<FULL, CLASSIC, false>(portable),
+        (Alpha::Full, Form::Classic, true) => pick::<FULL, CLASSIC, true>(portable),
+        (Alpha::Full, Form::Hybrid, false) => pick::<FULL, HYBRID, false>(portable),
+        (Alpha::Full, Form::Hybrid, true) => pick::<FULL, HYBRID, true>(portable),
+        (Alpha::Blend, Form::Classic, false) => pick::<BLEND, CLASSIC, false>(portable),
+        (Alpha::Blend, Form::Classic, true) => pick::<BLEND, CLASSIC, true>(portable),
+        (Alpha::Blend, Form::Hybrid, false) => pick::<BLEND, HYBRID, false>(portable),
+        (Alpha::Blend, Form::Hybrid, true) => pick::<BLEND, HYBRID, true>(portable),
+        (Alpha::Gradient, Form::Classic, false) => pick::<GRADIENT, CLASSIC, false>(portable),
+        (Alpha::Gradient, Form::Classic, true) => pick::<GRADIENT, CLASSIC, true>(portable),
+        (Alpha::Gradient, Form::Hybrid, false) => pick::<GRADIENT, HYBRID, false>(portable),
+        (Alpha::Gradient, Form::Hybrid, true) => pick::<GRADIENT, HYBRID, true>(portable),
+        (Alpha::Uniform, Form::Classic, false) => pick::<UNIFORM, CLASSIC, false>(portable),
+        (Alpha::Uniform, Form::Classic, true) => pick::<UNIFORM, CLASSIC, true>(portable),
+        (Alpha::Uniform, Form::Hybrid, false) => pick::<UNIFORM, HYBRID, false>(portable),
+        (Alpha::Uniform, Form::Hybrid, true) => pick::<UNIFORM, HYBRID, true>(portable),
+        (Alpha::Uniform, Form::Projection, _) => pick::<UNIFORM, PROJECTION, true>(portable),
+        (_, Form::Projection, _) => pick::<BLEND, PROJECTION, true>(portable),
+    }
+}
+
+dispatch!(pick, body, body_avx2, <ALPHA: u8, FORM: u8, EXTRAS: bool>, (constants: &UpdateConstants, block: UpdateBlock<'_>) -> Sums);
+
+struct Splat<L> {
+    activity: L,
+    gradient: L,
+    memory: L,
+    gradient_alone: L,
+    min_alpha: L,
+    max_alpha: L,
+    blend: L,
+    uniform: L,
+    strength: L,
+    weight_decay: L,
+    one: L,
+}
+
+struct Accumulators<L> {
+    update: L,
+    delta: L,
+    inner: L,
+}
+
+struct Inputs<'a> {
+    gradient: &'a Row,
+    activity: Option<&'a Row>,
+    parameter: Option<&'a Row>,
+    base: Option<(&'a Row, &'a Row)>,
+}
+
+#[inline(always)]
+fn body<L: Lanes, const ALPHA: u8, const FORM: u8, const EXTRAS: bool>(
+    constants: &UpdateConstants,
+    block: UpdateBlock<'_>,
+) -> Sums {
+    let c = Splat {
+        activity: L::splat(constants.activity),
+        gradient: L::splat(constants.gradient),
+        memory: L::splat(constants.memory),
+        gradient_alone: L::splat(constants.gradient_alone),
+        min_alpha: L::splat(constants.min_alpha),
+        max_alpha: L::splat(constants.max_alpha),
+        blend: L::splat(constants.blend),
+        uniform: L::splat(constants.uniform),
+        strength: L::splat(constants.strength),
+        weight_decay: L::splat(constants.weight_decay),
+        one: L::splat(1.0),
+    };
+    let zero = L::splat(0.0);
+    let mut sums = Accumulators { update: zero, delta: zero, inner: zero };
+    let count = block.gradient.len() / super::LANES;
+    let signals = ALPHA == FULL || ALPHA == BLEND;
+    let decay = EXTRAS && FORM != PROJECTION;
+    let hybrid = FORM == HYBRID;
+    {
+        let gradient = rows(block.gradient, count);
+        let activity = rows(block.activity_trace, if signals { count } else { 0 });
+        let parameter = rows(block.parameter, if decay { count } else { 0 });
+        let base = rows(block.base, if hybrid { count } else { 0 });
+        let reference = rows(block.reference, if hybrid { count } else { 0 });
+        let scratch = rows_mut(block.scratch, count);
+        for i in 0..count {
+            let inputs = Inputs {
+                gradient: &gradient[i],
+                activity: if signals { Some(&activity[i]) } else { None },
+                parameter: if decay { Some(&parameter[i]) } else { None },
+                base: if hybrid { Some((&base[i], &reference[i])) } else { None },
+            };
+            row::<L, ALPHA, FORM, EXTRAS>(&c, &mut sums, inputs, &mut scratch[i]);
+        }
+    }
+    if count * super::LANES < block.gradient.len() {
+        let activity = signals.then(|| padded(block.activity_trace, count));
+        let parameter = decay.then(|| padded(block.parameter, count));
+        let base = hybrid.then(|| (padded(block.base, count), padded(block.reference, count)));
+        let inputs = Inputs {
+            gradient: &padded(block.gradient, count),
+            activity: activity.as_ref(),
+            parameter: parameter.as_ref(),
+            base: base.as_ref().map(|(base, reference)| (base, reference)),
+        };
+        let mut scratch = padded(block.scratch, count);
+        row::<L, ALPHA, FORM, EXTRAS>(&c, &mut sums, inputs, &mut scratch);
+        put_tail(block.scratch, count, &scratch);
+    }
+    [total(sums.update), total(sums.delta), total(sums.inner), 0.0]
+}
+
+#[inline(always)]
+fn row<L: Lanes, const ALPHA: u8, const FORM: u8, const EXTRAS: bool>(
+    c: &Splat<L>,
+    sums: &mut Accumulators<L>,
+    inputs: Inputs<'_>,
+    scratch: &mut Row,
+) {
+    let g = L::load(inputs.gradient);
+    let magnitude = g.abs();
+    let alpha = match (ALPHA, inputs.activity) {
+        (FULL | BLEND, Some(activity)) => {
+            let signal = c.activity.mul(L::load(activity)).add(c.gradient.mul(magnitude));
+            let full = signal.add(c.memory.mul(L::load(scratch))).clamp(c.min_alpha, c.max_alpha);
+            if ALPHA == FULL {
+                full
+            } else {
+                let alone = magnitude.mul(c.gradient_alone).clamp(c.min_alpha, c.max_alpha);
+                let difference = c.blend.mul(full.sub(alone));
+                if FORM == PROJECTION { difference } else { alone.add(difference) }
+            }
+        }
+        (GRADIENT, _) => magnitude.mul(c.gradient_alone).clamp(c.min_alpha, c.max_alpha),
+        _ => c.uniform,
+    };
+    let (update, delta, base) = match (FORM, inputs.base) {
+        (HYBRID, Some((base, reference))) => {
+            let base = L::load(base);
+            let delta = c.strength.mul(alpha.sub(c.one)).mul(L::load(reference));
+            (base.add(delta), delta, base)
+        }
+        (PROJECTION, _) => {
+            let projection = alpha.mul(g).finite_or_zero();
+            (projection, projection, g)
+        }
+        _ if EXTRAS => (alpha.mul(g), alpha.sub(c.one).mul(g), g),
+        _ => (alpha.mul(g), g, g),
+    };
+    let update = match inputs.parameter {
+        Some(parameter) => update.add(c.weight_decay.mul(L::load(parameter))),
+        None => update,
+    };
+    update.store(scratch);
+    sums.update = sums.update.add(update.mul(update));
+    if EXTRAS {
+        sums.delta = sums.delta.add(delta.mul(delta));
+        sums.inner = sums.inner.add(delta.mul(base));
+    }
+}
