@@ -3,4 +3,5 @@
 //! Data flows one way: [`onnx::load`] → [`graph`] → [`passes`] → [`emit`] → [`onnx::save`]. [`compile`] is that line.
 
 pub mod graph;
+pub mod onnx;
 pub mod optimizers;

@@ -457,3 +457,6 @@ fn is_running_average(region: &Region, group: &Group) -> bool {
     let (a, b) = (update.at(1.0, 0.0, &[], 0.1, 1.0).0, update.at(0.0, 1.0, &[], 0.1, 1.0).0);
     a > 0.0 && b > 0.0 && (a + b - 1.0).abs() < 1e-5
 }
+
+#[cfg(test)]
+mod tests;
