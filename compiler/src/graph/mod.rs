@@ -378,8 +378,7 @@ impl Graph {
     /// Removes nodes none of whose outputs reach a graph output, then constants nobody reads; returns how many nodes went.
     pub fn remove_dead(&mut self) -> usize {
         let mut live = vec![false; self.dag.node_indices().next_back().map_or(0, |i| i.index() + 1)];
-        let mut stack: Vec<NodeId> =
-            self.outputs.iter().filter_map(|v| Some(self.value(*v).producer?.0)).collect();
+        let mut stack: Vec<NodeId> = self.outputs.iter().filter_map(|v| Some(self.value(*v).producer?.0)).collect();
         while let Some(id) = stack.pop() {
             if !std::mem::replace(&mut live[id.index()], true) {
                 stack.extend(self.dag.neighbors_directed(id, petgraph::Incoming));

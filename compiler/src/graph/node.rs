@@ -145,7 +145,10 @@ pub enum AttributeValue {
     Tensors(Vec<Tensor>),
     Graphs(Vec<Graph>),
     /// In a function body: the value of the calling node's attribute `name`, of type `kind` (`AttributeType` code).
-    Ref { name: String, kind: i32 },
+    Ref {
+        name: String,
+        kind: i32,
+    },
     /// Sparse tensors, type protos and anything newer: the serialised `AttributeProto`, verbatim.
     Other(Vec<u8>),
 }

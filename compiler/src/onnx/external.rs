@@ -30,26 +30,47 @@ impl External {
         let entry = |key: &str| entries.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str());
         let number = |key: &str| match entry(key) {
             None => Ok(None),
-            Some(text) => text.parse::<usize>().map(Some).map_err(|_| LoadError::invalid(here(), format!("has external data with the {key} '{text}', which is no number"))),
+            Some(text) => text.parse::<usize>().map(Some).map_err(|_| {
+                LoadError::invalid(here(), format!("has external data with the {key} '{text}', which is no number"))
+            }),
         };
         let Some(location) = entry("location").filter(|l| !l.is_empty()) else {
             return Err(LoadError::invalid(here(), "is kept in an external file but names none"));
         };
         let relative = Path::new(location);
         if !relative.components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir)) {
-            return Err(LoadError::invalid(here(), format!("points to '{location}', outside the model's folder; move the file beside the model")));
+            return Err(LoadError::invalid(
+                here(),
+                format!("points to '{location}', outside the model's folder; move the file beside the model"),
+            ));
         }
         let Some(base) = self.base.clone() else {
-            return Err(LoadError::invalid(here(), format!("is kept in '{location}', but the model was not read from a folder")));
+            return Err(LoadError::invalid(
+                here(),
+                format!("is kept in '{location}', but the model was not read from a folder"),
+            ));
         };
         let path = base.join(relative);
         let map = match self.maps.get(&path) {
             Some(map) => map.clone(),
             None => {
-                let missing = |source: std::io::Error| LoadError::invalid(here(), format!("is kept in {}, which cannot be read ({source}); copy it beside the model", path.display()));
+                let missing = |source: std::io::Error| {
+                    LoadError::invalid(
+                        here(),
+                        format!(
+                            "is kept in {}, which cannot be read ({source}); copy it beside the model",
+                            path.display()
+                        ),
+                    )
+                };
                 let real = path.canonicalize().map_err(missing)?;
                 if !base.canonicalize().is_ok_and(|base| real.starts_with(base)) {
-                    return Err(LoadError::invalid(here(), format!("points to '{location}', a link that leaves the model's folder; copy the file beside the model")));
+                    return Err(LoadError::invalid(
+                        here(),
+                        format!(
+                            "points to '{location}', a link that leaves the model's folder; copy the file beside the model"
+                        ),
+                    ));
                 }
                 let file = std::fs::File::open(&real).map_err(missing)?;
                 // SAFETY: the map is read-only; a file truncated by someone else while mapped is outside our control.
@@ -62,7 +83,10 @@ impl External {
         let length = number("length")?.unwrap_or(wanted);
         match offset.checked_add(length).filter(|end| *end <= map.len()) {
             Some(end) => Ok(Bytes::Mapped(map, offset..end)),
-            None => Err(LoadError::invalid(here(), format!("asks for bytes {offset} to {offset}+{length} of '{location}', which has {}", map.len()))),
+            None => Err(LoadError::invalid(
+                here(),
+                format!("asks for bytes {offset} to {offset}+{length} of '{location}', which has {}", map.len()),
+            )),
         }
     }
 }

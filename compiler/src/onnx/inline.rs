@@ -31,11 +31,8 @@ pub enum InlineError {
 /// # Errors
 /// A recursion, a missing attribute, a call that does not fit its function.
 pub fn inline_functions(model: &mut Model, keep: impl Fn(&Node) -> bool) -> Result<(), InlineError> {
-    let functions: FxHashMap<(String, String, String), Function> = model
-        .functions
-        .iter()
-        .map(|f| ((f.domain.clone(), f.name.clone(), f.overload.clone()), f.clone()))
-        .collect();
+    let functions: FxHashMap<(String, String, String), Function> =
+        model.functions.iter().map(|f| ((f.domain.clone(), f.name.clone(), f.overload.clone()), f.clone())).collect();
     if functions.is_empty() {
         return Ok(());
     }
@@ -134,7 +131,8 @@ fn resolve(node: &mut Node, call: &Node, function: &Function) -> Result<(), Inli
             // Optional attributes of the inner operator stay unset; only a Constant cannot do without its value.
             None => {
                 if node.op_type == "Constant" && node.domain.is_empty() {
-                    result = Err(InlineError::MissingAttribute { function: function.name.clone(), attribute: name.clone() });
+                    result =
+                        Err(InlineError::MissingAttribute { function: function.name.clone(), attribute: name.clone() });
                 }
                 false
             }

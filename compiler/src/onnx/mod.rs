@@ -58,7 +58,11 @@ pub fn parse(bytes: Vec<u8>, base: Option<&Path>) -> Result<Model, LoadError> {
     decode(&bytes, base, |range| Bytes::from(bytes[range].to_vec()))
 }
 
-fn decode(bytes: &[u8], base: Option<&Path>, window: impl Fn(std::ops::Range<usize>) -> Bytes) -> Result<Model, LoadError> {
+fn decode(
+    bytes: &[u8],
+    base: Option<&Path>,
+    window: impl Fn(std::ops::Range<usize>) -> Bytes,
+) -> Result<Model, LoadError> {
     if bytes.is_empty() {
         return Err(LoadError::Empty);
     }
@@ -66,7 +70,8 @@ fn decode(bytes: &[u8], base: Option<&Path>, window: impl Fn(std::ops::Range<usi
         return Err(LoadError::Foreign(kind));
     }
     let scanned = scan::scan(bytes)?;
-    let proto = onnx_protobuf::ModelProto::parse_from_bytes(&scanned.rest).map_err(|e| LoadError::Parse(e.to_string()))?;
+    let proto =
+        onnx_protobuf::ModelProto::parse_from_bytes(&scanned.rest).map_err(|e| LoadError::Parse(e.to_string()))?;
     drop(scanned.rest);
     let payloads = scanned.payloads.into_iter().map(window).collect();
     let mut reader = read::Reader { payloads, external: external::External::new(base) };
@@ -119,7 +124,11 @@ pub fn to_bytes(model: &Model) -> Result<Vec<u8>, SaveError> {
 /// An unwritable target (nothing is left behind), a cyclic graph, or more than 2 GiB without `external_data`.
 pub fn save(model: &Model, path: &Path, options: &SaveOptions) -> Result<(), SaveError> {
     let name = path.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
-    let sidecar = options.external_data.then(|| write::Sidecar { location: format!("{name}.data"), payloads: Vec::new(), len: 0 });
+    let sidecar = options.external_data.then(|| write::Sidecar {
+        location: format!("{name}.data"),
+        payloads: Vec::new(),
+        len: 0,
+    });
     let mut writer = write::Writer { sidecar };
     let message = writer.model(model)?;
     if message.len() > LIMIT {
@@ -147,7 +156,10 @@ pub fn save(model: &Model, path: &Path, options: &SaveOptions) -> Result<(), Sav
 }
 
 /// A finished temporary file beside `path`; it vanishes unless it is persisted.
-fn replace(path: &Path, fill: impl FnOnce(&mut BufWriter<&std::fs::File>) -> std::io::Result<()>) -> Result<tempfile::NamedTempFile, SaveError> {
+fn replace(
+    path: &Path,
+    fill: impl FnOnce(&mut BufWriter<&std::fs::File>) -> std::io::Result<()>,
+) -> Result<tempfile::NamedTempFile, SaveError> {
     let io = |source| SaveError::Io { path: path.to_path_buf(), source };
     if path.is_dir() {
         return Err(io(std::io::Error::other("it is a folder")));

@@ -1,10 +1,11 @@
 //! `onnx-protobuf` messages into the intermediate representation.
 
+use super::LoadError;
 use super::external::External;
 use super::scan::{payload_of, put_varint};
-use super::LoadError;
 use crate::graph::{
-    Attribute, AttributeValue, Bytes, DType, Dim, Function, Graph, Model, Node, Opset, Payload, Tensor, TrainingInfo, ValueId, ValueType,
+    Attribute, AttributeValue, Bytes, DType, Dim, Function, Graph, Model, Node, Opset, Payload, Tensor, TrainingInfo,
+    ValueId, ValueType,
 };
 use onnx_protobuf as pb;
 use onnx_protobuf::Message;
@@ -75,7 +76,11 @@ impl Reader {
             name: f.name,
             overload: f.overload,
             attributes: f.attribute,
-            defaults: f.attribute_proto.into_iter().map(|a| self.attribute(a, &mut Vec::new())).collect::<Result<_>>()?,
+            defaults: f
+                .attribute_proto
+                .into_iter()
+                .map(|a| self.attribute(a, &mut Vec::new()))
+                .collect::<Result<_>>()?,
             opsets: opsets(f.opset_import),
             body,
             doc: f.doc_string,
@@ -103,7 +108,10 @@ impl Reader {
         let sparse: Vec<String> = g.sparse_initializer.iter().map(|s| s.values.name.clone()).collect();
         for info in g.input {
             if info.name.is_empty() || graph.value_named(&info.name).is_some() {
-                return Err(LoadError::invalid(format!("graph input '{}'", info.name), "is declared twice or has no name; names must be unique"));
+                return Err(LoadError::invalid(
+                    format!("graph input '{}'", info.name),
+                    "is declared twice or has no name; names must be unique",
+                ));
             }
             let id = self.value_info(&mut graph, info);
             graph.make_input(id);
@@ -113,7 +121,10 @@ impl Reader {
             let tensor = Tensor { name: String::new(), ..self.tensor(tensor)? };
             let id = self.value(&mut graph, &name);
             if name.is_empty() || graph.value(id).initializer.is_some() {
-                return Err(LoadError::invalid(format!("initializer '{name}'"), "stands in the file twice or has no name; names must be unique"));
+                return Err(LoadError::invalid(
+                    format!("initializer '{name}'"),
+                    "stands in the file twice or has no name; names must be unique",
+                ));
             }
             let value = graph.value_mut(id);
             if value.ty.is_none() {
@@ -136,13 +147,22 @@ impl Reader {
         let mut free = Vec::new();
         for id in graph.value_ids() {
             let value = graph.value(id);
-            let source = value.producer.is_some() || value.is_input || value.initializer.is_some() || sparse.contains(&value.name);
+            let source = value.producer.is_some()
+                || value.is_input
+                || value.initializer.is_some()
+                || sparse.contains(&value.name);
             if source || (value.consumers.is_empty() && !graph.outputs.contains(&id)) {
                 continue;
             }
             if closed {
-                let reader = value.consumers.first().map_or_else(|| "the graph's outputs".into(), |n| place(graph.node(*n), &graph));
-                return Err(LoadError::invalid(reader, format!("reads '{}', which no node, input or initializer provides", value.name)));
+                let reader = value
+                    .consumers
+                    .first()
+                    .map_or_else(|| "the graph's outputs".into(), |n| place(graph.node(*n), &graph));
+                return Err(LoadError::invalid(
+                    reader,
+                    format!("reads '{}', which no node, input or initializer provides", value.name),
+                ));
             }
             free.push(value.name.clone());
         }
@@ -172,7 +192,13 @@ impl Reader {
                 let value = graph.value(*output);
                 let twice = node.outputs[..i].contains(&Some(*output));
                 if twice || value.producer.is_some() || value.is_input || value.initializer.is_some() {
-                    return Err(LoadError::invalid(place(&node, graph), format!("computes '{}', which already has another source; value names must be unique", value.name)));
+                    return Err(LoadError::invalid(
+                        place(&node, graph),
+                        format!(
+                            "computes '{}', which already has another source; value names must be unique",
+                            value.name
+                        ),
+                    ));
                 }
             }
             graph.add_node(node);
@@ -225,11 +251,15 @@ impl Reader {
             Some(AttributeType::FLOATS) => AttributeValue::Floats(a.floats),
             Some(AttributeType::INTS) => AttributeValue::Ints(a.ints),
             Some(AttributeType::STRINGS) => AttributeValue::Strings(a.strings),
-            Some(AttributeType::TENSOR) if a.t.is_some() => AttributeValue::Tensor(self.tensor(a.t.unwrap_or_default())?),
+            Some(AttributeType::TENSOR) if a.t.is_some() => {
+                AttributeValue::Tensor(self.tensor(a.t.unwrap_or_default())?)
+            }
             Some(AttributeType::TENSORS) => {
                 AttributeValue::Tensors(a.tensors.into_iter().map(|t| self.tensor(t)).collect::<Result<_>>()?)
             }
-            Some(AttributeType::GRAPH) if a.g.is_some() => AttributeValue::Graph(Box::new(graph(self, a.g.unwrap_or_default())?)),
+            Some(AttributeType::GRAPH) if a.g.is_some() => {
+                AttributeValue::Graph(Box::new(graph(self, a.g.unwrap_or_default())?))
+            }
             Some(AttributeType::GRAPHS) => {
                 AttributeValue::Graphs(a.graphs.into_iter().map(|g| graph(self, g)).collect::<Result<_>>()?)
             }
@@ -242,7 +272,12 @@ impl Reader {
                     self.restore(sparse)?;
                 }
                 let bytes = a.write_to_bytes().map_err(|e| LoadError::Parse(e.to_string()))?;
-                return Ok(Attribute { name: a.name, value: AttributeValue::Other(bytes), doc: String::new(), unknown: Vec::new() });
+                return Ok(Attribute {
+                    name: a.name,
+                    value: AttributeValue::Other(bytes),
+                    doc: String::new(),
+                    unknown: Vec::new(),
+                });
             }
         };
         Ok(Attribute { name: a.name, value, doc: a.doc_string, unknown: unknown(&a.special_fields) })
@@ -261,7 +296,10 @@ impl Reader {
     }
 
     fn payload(&self, index: usize) -> Result<Bytes> {
-        self.payloads.get(index).cloned().ok_or_else(|| LoadError::Parse("a tensor refers to a payload that is not there".into()))
+        self.payloads
+            .get(index)
+            .cloned()
+            .ok_or_else(|| LoadError::Parse("a tensor refers to a payload that is not there".into()))
     }
 
     fn tensor(&mut self, t: pb::TensorProto) -> Result<Tensor> {
@@ -279,12 +317,18 @@ impl Reader {
             return Err(LoadError::invalid(here(), format!("has a shape {dims:?} beyond any memory")));
         };
         if t.segment.is_some() {
-            return Err(LoadError::invalid(here(), "is split into segments, which no ONNX runtime reads; export the model again"));
+            return Err(LoadError::invalid(
+                here(),
+                "is split into segments, which no ONNX runtime reads; export the model again",
+            ));
         }
         let external = t.data_location.value() == 1;
         let payload = if dtype == DType::STRING {
             if t.string_data.len() != length {
-                return Err(LoadError::invalid(here(), format!("has {} strings for a shape of {length} elements", t.string_data.len())));
+                return Err(LoadError::invalid(
+                    here(),
+                    format!("has {} strings for a shape of {length} elements", t.string_data.len()),
+                ));
             }
             Payload::Strings(t.string_data)
         } else {
@@ -298,14 +342,28 @@ impl Reader {
                 Bytes::from(typed(dtype, &t.float_data, &t.double_data, &t.int32_data, &t.int64_data, &t.uint64_data))
             };
             if dtype.bits().is_none() {
-                return Err(LoadError::invalid(here(), format!("has the element type {}, which this version of npc does not know", dtype.0)));
+                return Err(LoadError::invalid(
+                    here(),
+                    format!("has the element type {}, which this version of npc does not know", dtype.0),
+                ));
             }
             if bytes.len() != wanted {
-                return Err(LoadError::invalid(here(), format!("has {} bytes of data where its shape {dims:?} of {dtype} asks for {wanted}", bytes.len())));
+                return Err(LoadError::invalid(
+                    here(),
+                    format!("has {} bytes of data where its shape {dims:?} of {dtype} asks for {wanted}", bytes.len()),
+                ));
             }
             Payload::Raw(bytes)
         };
-        Ok(Tensor { dtype, dims, payload, name: t.name, doc: t.doc_string, metadata: entries(t.metadata_props), unknown: unknown(&t.special_fields) })
+        Ok(Tensor {
+            dtype,
+            dims,
+            payload,
+            name: t.name,
+            doc: t.doc_string,
+            metadata: entries(t.metadata_props),
+            unknown: unknown(&t.special_fields),
+        })
     }
 }
 
@@ -318,7 +376,9 @@ fn typed(dtype: DType, floats: &[f32], doubles: &[f64], ints: &[i32], longs: &[i
         DType::U64 => ulongs.iter().flat_map(|x| x.to_le_bytes()).collect(),
         DType::U32 => ulongs.iter().flat_map(|x| (*x as u32).to_le_bytes()).collect(),
         DType::I32 => ints.iter().flat_map(|x| x.to_le_bytes()).collect(),
-        DType::I16 | DType::U16 | DType::F16 | DType::BF16 => ints.iter().flat_map(|x| (*x as u16).to_le_bytes()).collect(),
+        DType::I16 | DType::U16 | DType::F16 | DType::BF16 => {
+            ints.iter().flat_map(|x| (*x as u16).to_le_bytes()).collect()
+        }
         // One byte each; sub-byte types already hold packed bytes here.
         _ => ints.iter().map(|x| *x as u8).collect(),
     }

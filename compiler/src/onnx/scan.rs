@@ -13,7 +13,18 @@ const DEPTH: u32 = 64;
 /// A message type the walk looks into.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Message {
-    Model, Graph, Node, Attribute, Tensor, Sparse, Training, Function, ValueInfo, Type, Element, Map,
+    Model,
+    Graph,
+    Node,
+    Attribute,
+    Tensor,
+    Sparse,
+    Training,
+    Function,
+    ValueInfo,
+    Type,
+    Element,
+    Map,
 }
 
 impl Message {
@@ -100,7 +111,11 @@ impl Scanner<'_> {
             }
             let fixed = |at: usize, n: usize| {
                 let end = at + n;
-                if end > range.end { Err(LoadError::Wire { at: start, what: "a field runs past the end" }) } else { Ok(end) }
+                if end > range.end {
+                    Err(LoadError::Wire { at: start, what: "a field runs past the end" })
+                } else {
+                    Ok(end)
+                }
             };
             match wire {
                 0 => {

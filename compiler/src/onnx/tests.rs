@@ -161,10 +161,18 @@ fn sub_graphs_capture_outer_values() {
 fn strings_and_small_types_are_carried() {
     use crate::graph::{DType, Graph, Tensor};
     let mut graph = Graph::new("g");
-    let text = Tensor { payload: Payload::Strings(vec![b"a\xff".to_vec(), vec![]]), ..Tensor::raw(DType::STRING, [2], vec![]) };
+    let text = Tensor {
+        payload: Payload::Strings(vec![b"a\xff".to_vec(), vec![]]),
+        ..Tensor::raw(DType::STRING, [2], vec![])
+    };
     graph.add_initializer("text", text);
-    for (code, bytes) in [(DType::I4, 2), (DType::F8E4M3FN, 3), (DType::BF16, 6), (DType::F16, 6), (DType::C128, 48), (DType::U2, 1)] {
-        graph.add_initializer(&code.to_string(), Tensor::raw(code, [3], (0..bytes).map(|i| i as u8 + 250).collect::<Vec<u8>>()));
+    for (code, bytes) in
+        [(DType::I4, 2), (DType::F8E4M3FN, 3), (DType::BF16, 6), (DType::F16, 6), (DType::C128, 48), (DType::U2, 1)]
+    {
+        graph.add_initializer(
+            &code.to_string(),
+            Tensor::raw(code, [3], (0..bytes).map(|i| i as u8 + 250).collect::<Vec<u8>>()),
+        );
     }
     let model = Model { ir_version: 10, graph, ..Model::default() };
     assert_eq!(parse(to_bytes(&model).unwrap(), None).unwrap(), model);

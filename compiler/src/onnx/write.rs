@@ -3,10 +3,11 @@
 //! Messages are written inside out into small buffers; tensor payloads stay where they are (often in a mapped file) and
 //! are only referred to, so that writing a model copies its weights once: into the output file.
 
-use super::scan::put_varint;
 use super::SaveError;
+use super::scan::put_varint;
 use crate::graph::{
-    Attribute, AttributeValue, Bytes, DType, Dim, Function, Graph, Model, Node, Opset, Payload, Tensor, TrainingInfo, Value, ValueType,
+    Attribute, AttributeValue, Bytes, DType, Dim, Function, Graph, Model, Node, Opset, Payload, Tensor, TrainingInfo,
+    Value, ValueType,
 };
 use std::io::{self, Write};
 
@@ -211,7 +212,9 @@ impl Writer {
     }
 
     fn nodes(&mut self, out: &mut Message, field: u64, g: &Graph) -> Result<()> {
-        let order = g.order().map_err(|c| SaveError::Cyclic(c.first().map_or_else(String::new, |n| g.node(*n).name.clone())))?;
+        let order = g
+            .order()
+            .map_err(|c| SaveError::Cyclic(c.first().map_or_else(String::new, |n| g.node(*n).name.clone())))?;
         for id in order {
             let node = self.node(g, g.node(id))?;
             out.message(field, node);
@@ -317,7 +320,11 @@ impl Writer {
                 None => out.payload(9, bytes),
                 Some(sidecar) => {
                     let offset = sidecar.add(bytes);
-                    let entries = [("location", sidecar.location.clone()), ("offset", offset.to_string()), ("length", bytes.len().to_string())];
+                    let entries = [
+                        ("location", sidecar.location.clone()),
+                        ("offset", offset.to_string()),
+                        ("length", bytes.len().to_string()),
+                    ];
                     out.entries(13, &entries.map(|(k, v)| (k.to_string(), v)));
                     out.int(14, 1);
                 }

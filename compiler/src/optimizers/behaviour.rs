@@ -47,11 +47,17 @@ pub fn recurrence(u: &Update, i: usize) -> Recurrence {
         // θ enters a squared gradient only by coupled weight decay: (g + λθ)².
         let lambda = if theta > 0.0 && gain > 0.0 { (theta / gain).sqrt() } else { 0.0 };
         let square = |t: f64, g: f64, s: f64| decay * s + gain * (g + lambda * t).powi(2);
-        if close(value(0.7, -1.3, 0.4, 0.3), square(0.7, -1.3, 0.4)) && close(value(0., 3., 0., 0.3), 9.0 * gain) && gain > 0.0 {
+        if close(value(0.7, -1.3, 0.4, 0.3), square(0.7, -1.3, 0.4))
+            && close(value(0., 3., 0., 0.3), 9.0 * gain)
+            && gain > 0.0
+        {
             return Recurrence::Square { decay, gain, theta: lambda };
         }
         let max = |g: f64, s: f64| f64::max(decay * s, g.abs());
-        if [(0.2, 3.0), (-2.0, 0.3), (1.1, 1.0)].iter().all(|(g, s)| close_to(value(0.3, *g, *s, 0.3), max(*g, *s), 1e-4)) {
+        if [(0.2, 3.0), (-2.0, 0.3), (1.1, 1.0)]
+            .iter()
+            .all(|(g, s)| close_to(value(0.3, *g, *s, 0.3), max(*g, *s), 1e-4))
+        {
             return Recurrence::AbsMax { decay };
         }
     }
@@ -115,7 +121,11 @@ impl Direction {
             return fail(depth, Some(u.theta_next()), "the parameter does not move along the first moment");
         }
         if scale < 0.0 {
-            return fail(depth, Some(u.theta_next()), "the update is added, not subtracted: the sign of the step is flipped");
+            return fail(
+                depth,
+                Some(u.theta_next()),
+                "the update is added, not subtracted: the sign of the step is flipped",
+            );
         }
         if !near(f(1.0, 4.0 * HUGE, LATE) * 2.0 * HUGE.sqrt(), scale) {
             let square_root = f(1.0, 4.0 * HUGE, LATE) * 4.0 / f(1.0, HUGE, LATE);
@@ -135,12 +145,18 @@ impl Direction {
         let found = |t: f64| f(1.0, HUGE, t) * HUGE.sqrt() / scale;
         let fits = |c: &(bool, bool)| [1.0, 2.0, 7.0].iter().all(|t| near(found(*t), expected(*c, *t)));
         let Some((corrects_first, corrects_second)) = corrections.into_iter().find(fits) else {
-            return fail(depth + 2, u.find(Op::Pow).or(divide), format!(
-                "the bias correction at the first step is {:.6}, not {:.6} as the decays {b1} and {b2} ask",
-                found(1.0), expected((true, true), 1.0)
-            ));
+            return fail(
+                depth + 2,
+                u.find(Op::Pow).or(divide),
+                format!(
+                    "the bias correction at the first step is {:.6}, not {:.6} as the decays {b1} and {b2} ask",
+                    found(1.0),
+                    expected((true, true), 1.0)
+                ),
+            );
         };
-        let mut direction = Direction { scale, corrects_first, corrects_second, epsilon: 0.0, form: EpsilonForm::Missing };
+        let mut direction =
+            Direction { scale, corrects_first, corrects_second, epsilon: 0.0, form: EpsilonForm::Missing };
         let at_zero = f(1.0, 0.0, LATE);
         if at_zero.is_finite() {
             let epsilon = scale / at_zero;
@@ -162,11 +178,12 @@ impl Direction {
     pub fn at(&self, m: f64, v: f64, b1: f64, b2: f64, t: f64) -> f64 {
         let c1 = if self.corrects_first { 1.0 - b1.powf(t) } else { 1.0 };
         let c2 = if self.corrects_second { 1.0 - b2.powf(t) } else { 1.0 };
-        self.scale * match self.form {
-            EpsilonForm::Outside | EpsilonForm::Missing => m / c1 / ((v / c2).sqrt() + self.epsilon),
-            EpsilonForm::Inside => m / c1 / (v / c2 + self.epsilon).sqrt(),
-            EpsilonForm::Hat => m / c1 * c2.sqrt() / (v.sqrt() + self.epsilon),
-        }
+        self.scale
+            * match self.form {
+                EpsilonForm::Outside | EpsilonForm::Missing => m / c1 / ((v / c2).sqrt() + self.epsilon),
+                EpsilonForm::Inside => m / c1 / (v / c2 + self.epsilon).sqrt(),
+                EpsilonForm::Hat => m / c1 * c2.sqrt() / (v.sqrt() + self.epsilon),
+            }
     }
 }
 
@@ -185,7 +202,11 @@ pub fn decoupled_decay(u: &Update, scale: f64, depth: u32, still: impl Fn(f64) -
         return fail(depth, Some(u.theta_next()), "weight decay is not scaled by the learning rate");
     }
     if a < 0.0 {
-        return fail(depth, Some(u.theta_next()), "the parameter grows instead of decaying: weight decay has the wrong sign");
+        return fail(
+            depth,
+            Some(u.theta_next()),
+            "the parameter grows instead of decaying: weight decay has the wrong sign",
+        );
     }
     Ok(a)
 }

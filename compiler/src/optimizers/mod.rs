@@ -27,7 +27,19 @@ use update::{Clock, Mismatch, Update, boundaries, nice};
 #[serde(rename_all = "snake_case")]
 #[allow(missing_docs)]
 pub enum Kind {
-    Sgd, Momentum, Nesterov, Adam, AdamW, Adamax, NAdam, AmsGrad, Adagrad, RmsProp, Adadelta, Lion, Lamb,
+    Sgd,
+    Momentum,
+    Nesterov,
+    Adam,
+    AdamW,
+    Adamax,
+    NAdam,
+    AmsGrad,
+    Adagrad,
+    RmsProp,
+    Adadelta,
+    Lion,
+    Lamb,
 }
 
 impl Kind {
@@ -56,7 +68,13 @@ impl Kind {
 #[serde(rename_all = "snake_case")]
 #[allow(missing_docs)]
 pub enum StateRole {
-    FirstMoment, SecondMoment, Velocity, MaxSecondMoment, InfinityNorm, GradientAverage, DeltaAccumulator,
+    FirstMoment,
+    SecondMoment,
+    Velocity,
+    MaxSecondMoment,
+    InfinityNorm,
+    GradientAverage,
+    DeltaAccumulator,
 }
 
 /// A hyperparameter: a number, or a scalar graph input.
@@ -183,9 +201,9 @@ pub struct Found {
 /// A cyclic graph, or a `--bind` that names nothing.
 pub fn recognise(model: &Model, options: &RecogniseOptions) -> Result<Recognition, RecogniseError> {
     let graph = &model.graph;
-    let order = graph.order().map_err(|nodes| {
-        RecogniseError::Cyclic(nodes.first().map_or_else(String::new, |n| describe(graph, *n)))
-    })?;
+    let order = graph
+        .order()
+        .map_err(|nodes| RecogniseError::Cyclic(nodes.first().map_or_else(String::new, |n| describe(graph, *n))))?;
     let bind = bound_pairs(graph, &options.bind)?;
     let mut scope = Scope::new(graph, &order);
     let groups = scope.groups(&bind);
@@ -287,14 +305,16 @@ struct Verdict {
 
 /// Tries every rule under every hypothesis about gradient, learning rate and step; the deepest failure is the reason.
 fn judge(region: &Region, states: usize, clocks: &[(ValueId, f64)], graph: &Graph) -> Result<Verdict, Mismatch> {
-    let mut best = Mismatch { depth: 0, reason: "no gradient enters this update".into(), slot: region.next.first().copied() };
+    let mut best =
+        Mismatch { depth: 0, reason: "no gradient enters this update".into(), slot: region.next.first().copied() };
     for gradient in boundaries(region) {
         let blank = Update { region, states, gradient, rate: None, clocks: Vec::new(), other: 0.37 };
         if !fits_parameter(region, gradient, graph) {
             continue;
         }
         let rates = rate_candidates(&blank);
-        let rates: Vec<Option<Slot>> = if rates.is_empty() { vec![None] } else { rates.into_iter().map(Some).collect() };
+        let rates: Vec<Option<Slot>> =
+            if rates.is_empty() { vec![None] } else { rates.into_iter().map(Some).collect() };
         for rate in rates {
             for clocks in clock_hypotheses(&Update { rate, ..blank.clone() }, clocks) {
                 let update = Update { rate, clocks, ..blank.clone() };
@@ -331,8 +351,10 @@ fn rate_candidates(blank: &Update) -> Vec<Slot> {
         Entry::Leaf(Leaf::Scalar(_)) => true,
         Entry::Leaf(Leaf::Opaque(_)) => *slot != blank.gradient,
         Entry::Apply { .. } => {
-            let tensor = |s: Slot| matches!(tape.entries[s], Entry::Leaf(Leaf::Theta | Leaf::State(_) | Leaf::Tensor(_)));
-            *slot != blank.gradient && !tape.depends(*slot, |s| tensor(s) || s == blank.gradient, &[])
+            let tensor =
+                |s: Slot| matches!(tape.entries[s], Entry::Leaf(Leaf::Theta | Leaf::State(_) | Leaf::Tensor(_)));
+            *slot != blank.gradient
+                && !tape.depends(*slot, |s| tensor(s) || s == blank.gradient, &[])
                 && tape.depends(*slot, |s| matches!(tape.entries[s], Entry::Leaf(_)), &[])
         }
         _ => false,
@@ -353,7 +375,11 @@ fn clock_hypotheses(update: &Update, clocks: &[(ValueId, f64)]) -> Vec<Vec<Clock
     let tape = &update.region.tape;
     let live = |v: ValueId| {
         update.region.next.iter().any(|n| {
-            tape.depends(*n, |s| tape.entries[s] == Entry::Leaf(Leaf::Scalar(v)) && Some(s) != update.rate, &[update.gradient])
+            tape.depends(
+                *n,
+                |s| tape.entries[s] == Entry::Leaf(Leaf::Scalar(v)) && Some(s) != update.rate,
+                &[update.gradient],
+            )
         })
     };
     let mut scalars: Vec<ValueId> = tape
@@ -398,7 +424,12 @@ fn settle(update: &Update, found: Found, rule: rules::Rule) -> Result<Settled, M
             Entry::Leaf(Leaf::Scalar(v)) if Some(slot) != update.rate => Some(*v),
             _ => None,
         })
-        .filter(|v| !update.clocks.iter().any(|c| matches!(c, Clock::Step { value, .. } | Clock::Power { value, .. } if value == v)))
+        .filter(|v| {
+            !update
+                .clocks
+                .iter()
+                .any(|c| matches!(c, Clock::Step { value, .. } | Clock::Power { value, .. } if value == v))
+        })
         .collect();
     if others.is_empty() {
         return Ok((found, Vec::new()));
@@ -411,7 +442,13 @@ fn settle(update: &Update, found: Found, rule: rules::Rule) -> Result<Settled, M
         }
         match others[..] {
             [only] if behaviour::near(*a, 0.37) && behaviour::near(*b, 0.43) => inputs.push((*name, only)),
-            _ => return update::fail(9, None, format!("{name} depends on a graph input in a way that is not a plain setting")),
+            _ => {
+                return update::fail(
+                    9,
+                    None,
+                    format!("{name} depends on a graph input in a way that is not a plain setting"),
+                );
+            }
         }
     }
     if !behaviour::close(found.rate_scale, again.rate_scale) {

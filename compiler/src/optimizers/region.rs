@@ -132,7 +132,9 @@ impl<'g> Scope<'g> {
             Some(axes) if axes.is_empty() => node.int("noop_with_empty_axes") != Some(1),
             Some(axes) => {
                 let rank = node.input(0).and_then(|v| self.graph.value(v).shape()).map(<[_]>::len);
-                rank.is_some_and(|r| axes.iter().map(|a| a.rem_euclid(r.max(1) as i64)).collect::<FxHashSet<_>>().len() == r)
+                rank.is_some_and(|r| {
+                    axes.iter().map(|a| a.rem_euclid(r.max(1) as i64)).collect::<FxHashSet<_>>().len() == r
+                })
             }
         }
     }
@@ -351,7 +353,13 @@ impl<'g> Scope<'g> {
 
     /// The program that computes θ' and the states' next values.
     pub fn region(&self, group: &Group) -> Region {
-        let mut builder = Builder { scope: self, group, tape: Tape::default(), memo: FxHashMap::default(), own: FxHashSet::default() };
+        let mut builder = Builder {
+            scope: self,
+            group,
+            tape: Tape::default(),
+            memo: FxHashMap::default(),
+            own: FxHashSet::default(),
+        };
         builder.collect_own();
         let next = std::iter::once(&group.theta).chain(&group.states).map(|p| builder.slot(p.next)).collect();
         Region { tape: builder.tape, next }

@@ -53,9 +53,46 @@ pub enum Leaf {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs)]
 pub enum Op {
-    Add, Sub, Mul, Div, Neg, Sqrt, Pow, Abs, Sign, Max, Min, Clip, Where, Exp, Log, Reciprocal, Identity, Trunc, Floor, Ceil,
-    Relu, Mean, Tanh, Equal, Less, LessOrEqual, Greater, GreaterOrEqual, Not, And, Or, IsNan, IsInf,
-    ReduceSum, ReduceSumSquare, ReduceL2, ReduceL1, ReduceMean, ReduceMax, ReduceMin,
+    Add,
+    Sub,
+    Mul,
+    Div,
+    Neg,
+    Sqrt,
+    Pow,
+    Abs,
+    Sign,
+    Max,
+    Min,
+    Clip,
+    Where,
+    Exp,
+    Log,
+    Reciprocal,
+    Identity,
+    Trunc,
+    Floor,
+    Ceil,
+    Relu,
+    Mean,
+    Tanh,
+    Equal,
+    Less,
+    LessOrEqual,
+    Greater,
+    GreaterOrEqual,
+    Not,
+    And,
+    Or,
+    IsNan,
+    IsInf,
+    ReduceSum,
+    ReduceSumSquare,
+    ReduceL2,
+    ReduceL1,
+    ReduceMean,
+    ReduceMax,
+    ReduceMin,
 }
 
 impl Op {
@@ -181,11 +218,23 @@ fn elementwise(op: Op, arity: usize, arg: impl Fn(usize) -> f64) -> f64 {
         Op::Sqrt => a().sqrt(),
         Op::Pow => a().powf(b()),
         Op::Abs => a().abs(),
-        Op::Sign => if a() == 0.0 { 0.0 } else { a().signum() },
+        Op::Sign => {
+            if a() == 0.0 {
+                0.0
+            } else {
+                a().signum()
+            }
+        }
         Op::Max => fold(f64::max),
         Op::Min => fold(f64::min),
         Op::Clip => a().max(b()).min(arg(2)),
-        Op::Where => if a() != 0.0 { b() } else { arg(2) },
+        Op::Where => {
+            if a() != 0.0 {
+                b()
+            } else {
+                arg(2)
+            }
+        }
         Op::Exp => a().exp(),
         Op::Log => a().ln(),
         Op::Reciprocal => 1.0 / a(),

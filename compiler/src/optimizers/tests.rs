@@ -49,7 +49,10 @@ fn pytorch_adamw_without_epsilon() {
         assert!(m.epsilon_missing && m.decoupled_weight_decay);
         assert_eq!((number(m, "beta1"), number(m, "beta2"), number(m, "weight_decay")), (0.9, 0.999, 0.01));
         assert_eq!(m.step, Some(StepInput { value: model.graph.value_named("step").unwrap(), first: 1.0 }));
-        assert_eq!(m.states.iter().map(|s| s.role).collect::<Vec<_>>(), [StateRole::FirstMoment, StateRole::SecondMoment]);
+        assert_eq!(
+            m.states.iter().map(|s| s.role).collect::<Vec<_>>(),
+            [StateRole::FirstMoment, StateRole::SecondMoment]
+        );
     }
 }
 

@@ -1,7 +1,7 @@
 //! One parameter's update as a function that rules can call at points of their choice.
 
 use super::region::Region;
-use super::tape::{Entry, Leaf, Lanes, Op, Slot, Tape};
+use super::tape::{Entry, Lanes, Leaf, Op, Slot, Tape};
 use crate::graph::ValueId;
 
 /// Arguments of an update, all in float64; vectors hold one element per lane.
@@ -95,9 +95,7 @@ impl Update<'_> {
         let leaf = |leaf: Leaf| match leaf {
             Leaf::Theta => Lanes::Vector(point.theta.clone()),
             Leaf::State(i) => Lanes::Vector(point.states[i].clone()),
-            Leaf::Scalar(v) => {
-                Lanes::Scalar(self.clocks.iter().find_map(|c| c.at(v, point.t)).unwrap_or(self.other))
-            }
+            Leaf::Scalar(v) => Lanes::Scalar(self.clocks.iter().find_map(|c| c.at(v, point.t)).unwrap_or(self.other)),
             Leaf::Opaque(v) => Lanes::Scalar(0.61 + 0.013 * f64::from(v.0 % 29)),
             Leaf::Tensor(_) => Lanes::Scalar(0.77),
         };
@@ -192,15 +190,23 @@ impl Update<'_> {
         for (i, (a, b)) in found.theta.iter().zip(&wanted.theta).enumerate() {
             let scale = (b - point.theta[i]).abs() + 1e-7 * point.theta[i].abs() + 1e-12;
             if !((a - b).abs() <= 1e-4 * scale) {
-                return fail(depth, Some(self.theta_next()), format!(
-                    "on random numbers the parameter's update differs from the formula ({a:.6e} against {b:.6e} at step {})",
-                    point.t
-                ));
+                return fail(
+                    depth,
+                    Some(self.theta_next()),
+                    format!(
+                        "on random numbers the parameter's update differs from the formula ({a:.6e} against {b:.6e} at step {})",
+                        point.t
+                    ),
+                );
             }
         }
         for (k, (a, b)) in found.states.iter().zip(&wanted.states).enumerate() {
             if a.iter().zip(b).any(|(a, b)| !((a - b).abs() <= 1e-5 * (b.abs() + 1e-9))) {
-                return fail(depth, Some(self.state_next(k)), "on random numbers a state's update differs from the formula");
+                return fail(
+                    depth,
+                    Some(self.state_next(k)),
+                    "on random numbers a state's update differs from the formula",
+                );
             }
         }
         Ok(found)

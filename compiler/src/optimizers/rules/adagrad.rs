@@ -1,1 +1,72 @@
-use crate::optimizers::update::{Mismatch, Update, fail}; use crate::optimizers::Found; pub fn check(_u: &Update) -> Result<Found, Mismatch> { fail(0, None, "") }
+//! Adagrad: h' = h + g²; θ' = θ − η/(1 + (t−1)·lr_decay) · g/(√h' + ε).
+//!
+//! Weight decay, where there is one, is coupled: g + λθ. Sources: Duchi et al., JMLR 2011; `torch.optim.Adagrad`.
+
+use crate::optimizers::behaviour::{Recurrence, close, near, recurrence};
+use crate::optimizers::update::{Mismatch, Next, Point, Update, fail};
+use crate::optimizers::{Found, Kind, StateRole};
+
+pub fn check(u: &Update) -> Result<Found, Mismatch> {
+    if u.states != 1 {
+        return fail(0, None, "Adagrad keeps one state");
+    }
+    let Recurrence::Square { decay, gain, theta: pull } = recurrence(u, 0) else {
+        return fail(0, Some(u.state_next(0)), "the state does not gather squared gradients");
+    };
+    if !close(decay, 1.0) || !close(gain, 1.0) {
+        return fail(
+            1,
+            Some(u.state_next(0)),
+            format!("the state is {decay:.4}·h + {gain:.4}·g², not the plain sum of squares"),
+        );
+    }
+    if let (Some(slot), false) = (u.stale_reader(0), u.uses_next(0)) {
+        return fail(2, Some(slot), "the parameter reads the sum of squares before its update");
+    }
+    let lr = if u.has_rate() { 0.1 } else { 1.0 };
+    let step = |g: f64, h: f64, t: f64| -u.at(0.0, g, &[h - g * g], 0.1, t).0 / lr;
+    let scale = step(1.0, 1e16, 1.0) * 1e8;
+    if !(scale > 0.0) {
+        return fail(3, Some(u.theta_next()), "the step is not along the gradient, or its sign is flipped");
+    }
+    if !near(step(1.0, 4e16, 1.0) * 2e8, scale) {
+        return fail(4, Some(u.theta_next()), "the step does not shrink with the square root of the sum of squares");
+    }
+    let slow = |t: f64| scale / (step(1.0, 1e16, t) * 1e8);
+    let lr_decay = slow(2.0) - 1.0;
+    if !near(slow(11.0), 1.0 + 10.0 * lr_decay) {
+        return fail(5, Some(u.theta_next()), "the learning rate decays over steps in a way that is not Adagrad's");
+    }
+    let lr_decay = if lr_decay.abs() < 1e-7 { 0.0 } else { lr_decay };
+    // With h' = g² exactly, −Δθ/η = g/(g + ε) for the outside form.
+    let tiny = 1e-30;
+    let epsilon = scale * tiny / step(tiny, 0.0, 1.0);
+    let missing = !(epsilon.is_finite() && epsilon > 1e-20);
+    let epsilon = if missing { 0.0 } else { epsilon };
+    let outside = missing || near(step(1e-3 * epsilon, epsilon * epsilon, 1.0), scale * 1e-3 / 2.0);
+    u.validate(&[0], 6, |p: &Point| {
+        let eta = scale * if u.has_rate() { p.lr } else { 1.0 } / (1.0 + (p.t - 1.0) * lr_decay);
+        let lanes = || p.theta.iter().zip(&p.grad).zip(&p.states[0]).map(|((x, g), h)| (x, g + pull * x, h));
+        Next {
+            theta: lanes()
+                .map(|(x, g, h)| {
+                    let h = h + g * g;
+                    x - eta * g / if outside { h.sqrt() + epsilon } else { (h + epsilon * epsilon).sqrt() }
+                })
+                .collect(),
+            states: vec![lanes().map(|(_, g, h)| h + g * g).collect()],
+        }
+    })?;
+    Ok(Found {
+        kind: Kind::Adagrad,
+        settings: vec![
+            ("epsilon", if outside { epsilon } else { epsilon * epsilon }),
+            ("lr_decay", lr_decay),
+            ("weight_decay", pull),
+        ],
+        rate_scale: scale,
+        decoupled: false,
+        epsilon_missing: missing,
+        roles: vec![StateRole::SecondMoment],
+    })
+}

@@ -10,7 +10,7 @@ use crate::optimizers::{Found, Kind, StateRole};
 
 pub fn check(u: &Update) -> Result<Found, Mismatch> {
     let moments = Moments::find(u)?;
-    let Moments { first, second, largest, b1, b2, .. } = moments;
+    let Moments { first, second, largest, b1, b2, g1, g2, .. } = moments;
     moments.check_fresh(u)?;
     if !u.uses_next(first) {
         return fail(4, Some(u.theta_next()), "the parameter does not read the first moment");
@@ -45,8 +45,8 @@ pub fn check(u: &Update) -> Result<Found, Mismatch> {
         let mut next = Next { theta: Vec::new(), states: vec![Vec::new(); u.states] };
         for i in 0..p.theta.len() {
             let g = p.grad[i] + coupled * p.theta[i];
-            let m = b1 * p.states[first][i] + (1.0 - b1) * g;
-            let v = b2 * p.states[second][i] + (1.0 - b2) * g * g;
+            let m = b1 * p.states[first][i] + g1 * g;
+            let v = b2 * p.states[second][i] + g2 * g * g;
             let top = largest.map_or(v, |k| v.max(p.states[k][i]));
             next.states[first].push(m);
             next.states[second].push(v);
@@ -92,6 +92,10 @@ pub struct Moments {
     pub b1: f64,
     /// β₂.
     pub b2: f64,
+    /// Share of the gradient in m (1 − β₁ up to float32 rounding of the constants).
+    pub g1: f64,
+    /// Share of the squared gradient in v.
+    pub g2: f64,
     /// λ of a decay coupled into the gradient.
     pub pull: f64,
 }
@@ -120,23 +124,35 @@ impl Moments {
                 None => return fail(2, None, "the third state is not the largest second moment so far"),
             },
         };
-        let (Recurrence::Linear { decay: b1, gain: g1, theta }, Recurrence::Square { decay: b2, gain: g2, theta: pull }) =
-            (kinds[first], kinds[second])
+        let (
+            Recurrence::Linear { decay: b1, gain: g1, theta },
+            Recurrence::Square { decay: b2, gain: g2, theta: pull },
+        ) = (kinds[first], kinds[second])
         else {
             return fail(2, None, "Adam keeps a first and a second moment");
         };
         for (name, b, g, i) in [("first", b1, g1, first), ("second", b2, g2, second)] {
             if !(b > 0.0 && b < 1.0) {
-                return fail(3, Some(u.state_next(i)), format!("the {name} moment decays by {b}, not by a number between 0 and 1"));
+                return fail(
+                    3,
+                    Some(u.state_next(i)),
+                    format!("the {name} moment decays by {b}, not by a number between 0 and 1"),
+                );
             }
             if (b + g - 1.0).abs() > 1e-6 {
-                return fail(3, Some(u.state_next(i)), format!("the {name} moment decays by {b:.6} but takes in {g:.6} of the gradient: they do not sum to 1"));
+                return fail(
+                    3,
+                    Some(u.state_next(i)),
+                    format!(
+                        "the {name} moment decays by {b:.6} but takes in {g:.6} of the gradient: they do not sum to 1"
+                    ),
+                );
             }
         }
         if !close(theta / g1, pull) && (theta / g1 - pull).abs() > 1e-5 {
             return fail(3, Some(u.state_next(first)), "weight decay enters one moment but not the other");
         }
-        Ok(Moments { first, second, largest, b1, b2, pull })
+        Ok(Moments { first, second, largest, b1, b2, g1, g2, pull })
     }
 
     /// # Errors

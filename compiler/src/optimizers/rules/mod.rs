@@ -11,8 +11,8 @@ mod nadam;
 mod rmsprop;
 mod sgd;
 
-use super::update::{Mismatch, Update};
 use super::Found;
+use super::update::{Mismatch, Update};
 
 /// Asks an update questions; says what it is or why it is not.
 pub type Rule = fn(&Update) -> Result<Found, Mismatch>;

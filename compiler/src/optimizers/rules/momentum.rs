@@ -15,7 +15,11 @@ pub fn check(u: &Update) -> Result<Found, Mismatch> {
         return fail(0, Some(u.state_next(0)), "the state is not a running sum of gradients");
     };
     if !(decay > 0.0 && decay < 1.0) {
-        return fail(1, Some(u.state_next(0)), format!("the velocity is multiplied by {decay}, not by a number between 0 and 1"));
+        return fail(
+            1,
+            Some(u.state_next(0)),
+            format!("the velocity is multiplied by {decay}, not by a number between 0 and 1"),
+        );
     }
     if let Some(slot) = u.stale_reader(0)
         && !u.uses_next(0)
@@ -46,7 +50,11 @@ pub fn check(u: &Update) -> Result<Found, Mismatch> {
         } else if near(along, decay) && near(direct, gain) {
             (scale, true)
         } else {
-            return fail(4, Some(u.theta_next()), "the look-ahead is neither TensorFlow's momentum nor its Nesterov form");
+            return fail(
+                4,
+                Some(u.theta_next()),
+                "the look-ahead is neither TensorFlow's momentum nor its Nesterov form",
+            );
         }
     } else if along > 0.0 || gain < 0.0 {
         return fail(3, Some(u.theta_next()), "the velocity is added, not subtracted: the sign of the step is flipped");
@@ -55,7 +63,11 @@ pub fn check(u: &Update) -> Result<Found, Mismatch> {
     } else if near(along, direct * decay) {
         (-direct / lr, true)
     } else {
-        return fail(4, Some(u.theta_next()), "gradient and velocity are mixed in proportions that are not Nesterov's (1 and the momentum)");
+        return fail(
+            4,
+            Some(u.theta_next()),
+            "gradient and velocity are mixed in proportions that are not Nesterov's (1 and the momentum)",
+        );
     };
     let decay_of_weights = if tensorflow { pull / gain } else { pull / gain };
     let eta = scale * lr;
@@ -80,12 +92,13 @@ pub fn check(u: &Update) -> Result<Found, Mismatch> {
         let shrink = if is_decoupled { 1.0 - eta * wd } else { 1.0 };
         let theta = lanes().map(|((x, gr), s)| {
             let v = velocity(((x, gr), s));
-            shrink * x + match (tensorflow, nesterov) {
-                (false, false) => -eta * v,
-                (false, true) => -eta * (g(*x, *gr) + decay * v),
-                (true, false) => v,
-                (true, true) => decay * v - eta * g(*x, *gr),
-            }
+            shrink * x
+                + match (tensorflow, nesterov) {
+                    (false, false) => -eta * v,
+                    (false, true) => -eta * (g(*x, *gr) + decay * v),
+                    (true, false) => v,
+                    (true, true) => decay * v - eta * g(*x, *gr),
+                }
         });
         Next { theta: theta.collect(), states: vec![lanes().map(velocity).collect()] }
     })?;
