@@ -1,0 +1,16 @@
+//! Operators that tract lacks or runs slowly, as plain functions from slices to slices.
+//!
+//! Everything here is float32 in ONNX's layout (batch, channel, then the spatial axes, row-major) and runs on the
+//! current rayon pool. How work is cut depends on shapes only and every sum has one fixed order, so results are
+//! bitwise the same for any number of threads.
+
+pub mod conv;
+mod error;
+mod geometry;
+mod im2col;
+mod matmul;
+#[cfg(test)]
+mod testing;
+
+pub use error::KernelError;
+pub use geometry::{Geometry, output_size};
