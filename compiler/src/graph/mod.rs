@@ -6,6 +6,9 @@
 
 mod dtype;
 mod node;
+pub mod patch;
+pub mod text;
+pub mod verify;
 mod tensor;
 
 pub use dtype::DType;
@@ -353,6 +356,12 @@ impl Graph {
         if let Some(old) = self.dag[node].inputs[slot].replace(value) {
             self.forget_consumer(old, node);
         }
+        self.link(value, node);
+    }
+
+    /// Appends an input to `node`.
+    pub fn push_input(&mut self, node: NodeId, value: ValueId) {
+        self.dag[node].inputs.push(Some(value));
         self.link(value, node);
     }
 

@@ -1,0 +1,7 @@
+//! What a training step is about: its loss, its labels, how its parameters start.
+
+mod initialization;
+mod task;
+
+pub use initialization::{Init, initialization};
+pub use task::{LabelKind, Task, loss, task};

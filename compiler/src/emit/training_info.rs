@@ -1,0 +1,13 @@
+//! A standard `TrainingInfoProto`.
+
+use crate::bindings::Bindings;
+use crate::compile::CompileError;
+use crate::graph::Model;
+
+/// Splits a step into an inference graph and the algorithm that updates it.
+///
+/// # Errors
+/// A step that the standard cannot express.
+pub fn training_info(_model: &mut Model, _bindings: &Bindings) -> Result<(), CompileError> {
+    Err(CompileError::TrainingInfo("not available yet".into()))
+}

@@ -1,0 +1,53 @@
+//! The learning-rate controller: each tensor's signal, their mean over a scope, and the multiplier κ made of it.
+
+use super::Compilation;
+use crate::graph::{Node, Tensor, ValueId};
+use crate::neuroplastic::{ControllerMode, DOMAIN, Group, SIGNAL, Settings, controller_group};
+use rustc_hash::FxHashMap;
+
+impl Compilation {
+    /// Gives every NeuroPlastic node its κ when a controller is on.
+    pub fn control(&mut self, settings: &Settings) {
+        let Some(shared) = self.shared.filter(|_| settings.lr_controller_mode != ControllerMode::Off) else { return };
+        let count = self.updates.len();
+        let scope = |index: usize| match (settings.lr_controller_mode, controller_group(index, count)) {
+            (ControllerMode::Off, _) => None,
+            (ControllerMode::Global, _) => Some(Group::Stem),
+            (ControllerMode::ClassifierOnly, group) => (group == Group::Classifier).then_some(group),
+            (ControllerMode::Layerwise, group) => Some(group),
+        };
+        let graph = &mut self.model.graph;
+        let mut signals: FxHashMap<Group, Vec<ValueId>> = FxHashMap::default();
+        for (index, update) in self.updates.iter().enumerate() {
+            let Some(group) = scope(index) else { continue };
+            let traces = update.states.iter().take(3).map(|(_, value, _)| *value);
+            let mut node = Node::new(SIGNAL, [shared.gates, update.gradient].into_iter().chain(traces)).in_domain(DOMAIN);
+            node.attributes.clone_from(&graph.node(update.node).attributes);
+            let name = format!("{}.signal", graph.name_of(update.theta));
+            let [signal] = graph.add(node, [name.as_str()]);
+            signals.entry(group).or_default().push(signal);
+        }
+        let constant = |graph: &mut crate::graph::Graph, name: &str, x: f64| graph.add_initializer(name, Tensor::f32([], &[x as f32]));
+        let one = constant(graph, "controller.one", 1.0);
+        let alpha = constant(graph, "controller.alpha", settings.controller_alpha);
+        let low = constant(graph, "controller.low", settings.controller_low);
+        let high = constant(graph, "controller.high", settings.controller_high);
+        let mut multipliers: FxHashMap<Group, ValueId> = FxHashMap::default();
+        for (index, update) in self.updates.iter().enumerate() {
+            let multiplier = match scope(index) {
+                None => one,
+                Some(group) => *multipliers.entry(group).or_insert_with(|| {
+                    let parts = &signals[&group];
+                    let share = constant(graph, "controller.share", 1.0 / parts.len() as f64);
+                    let [sum] = graph.add(Node::new("Sum", parts.iter().copied()), ["controller.sum"]);
+                    let [mean] = graph.add(Node::new("Mul", [sum, share]), ["controller.mean"]);
+                    let [gain] = graph.add(Node::new("Mul", [alpha, mean]), ["controller.gain"]);
+                    let [raw] = graph.add(Node::new("Add", [one, gain]), ["controller.raw"]);
+                    let [raised] = graph.add(Node::new("Max", [raw, low]), ["controller.raised"]);
+                    graph.add(Node::new("Min", [raised, high]), ["controller.multiplier"])[0]
+                }),
+            };
+            graph.push_input(update.node, multiplier);
+        }
+    }
+}
