@@ -10,13 +10,16 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<PathBuf> = std::env::args_os().skip(1).map(Into::into).collect();
     let [out, golden, models] = &arguments[..] else { return Err("usage: emit_all OUT GOLDEN MODELS".into()) };
     std::fs::create_dir_all(out)?;
-    let write = |model: &npc_compiler::graph::Model, name: String| onnx::save(model, &out.join(name), &Default::default());
+    let write =
+        |model: &npc_compiler::graph::Model, name: String| onnx::save(model, &out.join(name), &Default::default());
     for path in files(golden, "json")? {
         let case: serde_json::Value = serde_json::from_slice(&std::fs::read(&path)?)?;
         let settings: Settings = serde_json::from_value(case["settings"].clone())?;
         let shapes: Vec<Vec<usize>> = serde_json::from_value(case["shapes"].clone())?;
         let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        for (emit, suffix) in [(Emit::Functions, "functions"), (Emit::Inline, "inline")] {
+        for (emit, suffix) in
+            [(Emit::Functions, "functions"), (Emit::Inline, "inline"), (Emit::TrainingInfo, "training")]
+        {
             write(&step_model(&shapes, &settings, emit)?.model, format!("golden-{stem}-{suffix}.onnx"))?;
         }
         let epochs = case["total_epochs"].as_u64().unwrap_or(1) as u32;
@@ -34,7 +37,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             for (optimizer, emit, suffix) in [
                 (Optimizer::NeuroPlastic, Emit::Functions, "functions"),
                 (Optimizer::NeuroPlastic, Emit::Inline, "inline"),
-                //TI
+                (Optimizer::NeuroPlastic, Emit::TrainingInfo, "training"),
+                (Optimizer::Keep, Emit::TrainingInfo, "keep-training"),
                 (Optimizer::Keep, Emit::Functions, "keep"),
             ] {
                 let options = CompileOptions { optimizer, emit, ..CompileOptions::default() };

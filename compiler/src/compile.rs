@@ -85,13 +85,17 @@ pub struct Compiled {
 #[derive(Debug, thiserror::Error)]
 pub enum CompileError {
     /// No update of any parameter.
-    #[error("no optimizer in this model: none of its {nodes} nodes computes a next value for an input; export the whole training step (parameters in, updated parameters out)")]
+    #[error(
+        "no optimizer in this model: none of its {nodes} nodes computes a next value for an input; export the whole training step (parameters in, updated parameters out)"
+    )]
     NoOptimizer {
         /// Nodes of the graph.
         nodes: usize,
     },
     /// Updates, but none that a rule accepts.
-    #[error("no optimizer was recognised: {count} values look updated, but '{parameter}' was refused because {reason} (at {node}); --optimizer keep cannot train it either")]
+    #[error(
+        "no optimizer was recognised: {count} values look updated, but '{parameter}' was refused because {reason} (at {node}); --optimizer keep cannot train it either"
+    )]
     Unrecognised {
         /// Updates refused.
         count: usize,
@@ -102,6 +106,12 @@ pub enum CompileError {
         /// Where.
         node: String,
     },
+    /// The model has been through here before.
+    #[error("the model is compiled already (it holds NeuroPlastic updates); compile the model it was made from")]
+    Compiled,
+    /// The model is no valid graph.
+    #[error("the model is not valid: {0}")]
+    Input(crate::graph::verify::VerifyError),
     /// Recognition failed.
     #[error(transparent)]
     Recognise(#[from] crate::optimizers::RecogniseError),
@@ -115,7 +125,9 @@ pub enum CompileError {
     #[error("the rewritten graph is not valid: {0}; please report this model")]
     Verify(#[from] crate::graph::verify::VerifyError),
     /// One function body cannot serve all nodes.
-    #[error("'{0}' and '{1}' need different NeuroPlastic bodies (different betas, epsilon or base), which one model-local function cannot express; use --emit inline")]
+    #[error(
+        "'{0}' and '{1}' need different NeuroPlastic bodies (different betas, epsilon or base), which one model-local function cannot express; use --emit inline"
+    )]
     Mixed(String, String),
     /// An opset too old for what is emitted.
     #[error("the model imports opset {0}; {1} needs {2} or later: convert the model with onnx.version_converter")]

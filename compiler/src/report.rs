@@ -84,7 +84,15 @@ impl Report {
         for p in &self.parameters {
             let settings: Vec<String> = p.found.settings.iter().map(|(k, v)| format!("{k} {v}")).collect();
             let shape: Vec<String> = p.shape.iter().map(ToString::to_string).collect();
-            let _ = writeln!(out, "{} [{}]: {} ({}) at {}", p.name, shape.join("×"), p.found.kind, settings.join(", "), p.found.node);
+            let _ = writeln!(
+                out,
+                "{} [{}]: {} ({}) at {}",
+                p.name,
+                shape.join("×"),
+                p.found.kind,
+                settings.join(", "),
+                p.found.node
+            );
         }
         for u in &self.unmatched {
             let _ = writeln!(out, "{}: left alone: {} (at {})", u.parameter, u.reason, u.node);
@@ -93,7 +101,11 @@ impl Report {
             let _ = writeln!(out, "note: {w}");
         }
         for p in &self.passes {
-            let _ = writeln!(out, "pass {:<12} {:>6} → {:<6} nodes  {:>8.2} ms", p.name, p.nodes_before, p.nodes_after, p.ms);
+            let _ = writeln!(
+                out,
+                "pass {:<12} {:>6} → {:<6} nodes  {:>8.2} ms",
+                p.name, p.nodes_before, p.nodes_after, p.ms
+            );
         }
         out
     }

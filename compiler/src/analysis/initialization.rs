@@ -44,7 +44,10 @@ pub fn initialization(graph: &Graph, parameter: ValueId) -> Init {
         for id in consumers {
             let node = graph.node(id);
             let flips = node.op_type == "Transpose";
-            if matches!(node.op_type.as_str(), "Transpose" | "Reshape" | "Expand" | "Cast" | "Identity" | "Unsqueeze" | "Squeeze") {
+            if matches!(
+                node.op_type.as_str(),
+                "Transpose" | "Reshape" | "Expand" | "Cast" | "Identity" | "Unsqueeze" | "Squeeze"
+            ) {
                 readers.extend(node.output(0).map(|v| (v, transposed ^ flips)));
             } else if let Some(init) = judge(graph, node, value, transposed, &dims) {
                 return init;
@@ -83,8 +86,17 @@ fn judge(graph: &Graph, node: &Node, value: ValueId, transposed: bool, dims: &[u
             let weight = graph.value(node.input(1)?).dims()?;
             Some(uniform(weight.get(1..)?.iter().product()))
         }
-        ("LayerNormalization" | "BatchNormalization" | "GroupNormalization" | "InstanceNormalization" | "RMSNormalization", 1) => Some(Init::Ones),
-        ("LayerNormalization" | "BatchNormalization" | "GroupNormalization" | "InstanceNormalization", 2) => Some(Init::Zeros),
+        (
+            "LayerNormalization"
+            | "BatchNormalization"
+            | "GroupNormalization"
+            | "InstanceNormalization"
+            | "RMSNormalization",
+            1,
+        ) => Some(Init::Ones),
+        ("LayerNormalization" | "BatchNormalization" | "GroupNormalization" | "InstanceNormalization", 2) => {
+            Some(Init::Zeros)
+        }
         ("Gather", 0) => Some(Init::Normal { std: TABLE_STD }),
         ("Add", _) if dims.len() == 1 => {
             let other = node.input(1 - slot.min(1))?;

@@ -67,7 +67,10 @@ fn by_class(graph: &Graph, logits: ValueId, index: ValueId, class_axis: i64) -> 
             return Some(Task { logits, class_axis, labels: value, kind: LabelKind::Class });
         }
         if let Some((_, node)) = graph.producer(value)
-            && matches!(node.op_type.as_str(), "Unsqueeze" | "Squeeze" | "Reshape" | "Cast" | "Where" | "Identity" | "Flatten")
+            && matches!(
+                node.op_type.as_str(),
+                "Unsqueeze" | "Squeeze" | "Reshape" | "Cast" | "Where" | "Identity" | "Flatten"
+            )
         {
             let data = if node.op_type == "Where" { &node.inputs[1..] } else { &node.inputs[..1] };
             open.extend(data.iter().flatten());
@@ -81,7 +84,10 @@ fn by_one_hot(graph: &Graph, node: &Node) -> Option<Task> {
     let (a, b) = (node.input(0)?, node.input(1)?);
     let is_label = |v: ValueId| {
         let value = graph.value(v);
-        value.is_input && value.initializer.is_none() && value.dtype() == Some(DType::F32) && value.dims().is_some_and(|d| d.len() == 2)
+        value.is_input
+            && value.initializer.is_none()
+            && value.dtype() == Some(DType::F32)
+            && value.dims().is_some_and(|d| d.len() == 2)
     };
     let (labels, log_p) = match (is_label(a), is_label(b)) {
         (true, false) => (a, b),

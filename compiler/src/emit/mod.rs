@@ -1,71 +1,107 @@
 //! Forms of the result: functions, inline, training information.
 
+mod initialization;
 mod training_info;
 
 pub use training_info::training_info;
 
 use crate::compile::{CompileError, Emit};
 use crate::graph::{DType, Function, Opset};
-use crate::neuroplastic::{self, DOMAIN, OP, Settings, Shape, VERSION};
+use crate::neuroplastic::{self, ControllerMode, DOMAIN, HybridBase, Settings, Shape, VERSION};
 use crate::onnx::inline_functions;
 use crate::passes::Compilation;
+use rustc_hash::FxHashSet;
 
 /// First IR version with model-local functions.
 const FUNCTIONS_IR: i64 = 8;
+/// First opset with `CastLike`, which gives a parameter its own type back.
+const CAST_LIKE: i64 = 15;
 
-/// Brings a rewritten model into its final form.
+/// Brings the NeuroPlastic nodes of a rewritten model into their final form.
 ///
 /// # Errors
-/// An opset too old, or settings that one function cannot hold.
+/// An opset too old, settings that one function cannot hold, a step that the standard's training information cannot
+/// express.
 pub fn emit(c: &mut Compilation, emit: Emit) -> Result<(), CompileError> {
+    let bodies = bodies(c);
+    if bodies.is_empty() {
+        return Ok(());
+    }
+    let shape = shape(c)?;
+    match (emit, &bodies[..]) {
+        (Emit::Functions, [body]) => {
+            c.model.functions.extend(functions(&body.settings, shape));
+            c.model.opsets.push(Opset { domain: DOMAIN.into(), version: VERSION });
+            c.model.ir_version = c.model.ir_version.max(FUNCTIONS_IR);
+        }
+        (Emit::Functions, [one, other, ..]) => {
+            return Err(CompileError::Mixed(one.first.clone(), other.first.clone()));
+        }
+        (_, bodies) => {
+            // One body at a time, so that each node gets the one of its own settings.
+            let own = std::mem::take(&mut c.model.functions);
+            for body in bodies {
+                c.model.functions = functions(&body.settings, shape);
+                inline_functions(&mut c.model, |node| node.domain == DOMAIN && !body.nodes.contains(&node.name))?;
+            }
+            c.model.functions = own;
+        }
+    }
+    Ok(())
+}
+
+fn shape(c: &Compilation) -> Result<Shape, CompileError> {
     let opset = c.model.opset();
     if opset < neuroplastic::OPSET {
         return Err(CompileError::Opset(opset, "NeuroPlastic's body", neuroplastic::OPSET));
     }
     let graph = &c.model.graph;
-    let casts = c.updates.iter().any(|u| graph.value(u.theta).dtype().is_some_and(|d| d != DType::F32));
-    if casts && opset < 15 {
-        return Err(CompileError::Opset(opset, "a float16 or bfloat16 parameter", 15));
+    let is_narrow = |v| graph.value(v).dtype().is_some_and(|d| d != DType::F32);
+    let casts = c.updates.iter().any(|u| is_narrow(u.theta) || is_narrow(u.gradient));
+    if casts && opset < CAST_LIKE {
+        return Err(CompileError::Opset(opset, "a float16 or bfloat16 parameter", CAST_LIKE));
     }
-    let controller = c.updates.first().is_some_and(|u| u.settings.lr_controller_mode != neuroplastic::ControllerMode::Off);
+    let controller = c.updates.iter().any(|u| u.settings.lr_controller_mode != ControllerMode::Off);
     let decays = c.updates.iter().any(|u| u.settings.weight_decay > 0.0);
-    let shape = Shape { opset, controller, casts, decays };
-    let functions = |s: &Settings| -> Vec<Function> {
-        let signal = controller.then(|| neuroplastic::signal_function(s, opset, casts));
-        std::iter::once(neuroplastic::neuroplastic_function(s, shape)).chain(signal).collect()
-    };
-    if emit == Emit::Functions {
-        one_body(c)?;
-        c.model.functions.extend(functions(&c.updates[0].settings));
-        c.model.opsets.push(Opset { domain: DOMAIN.into(), version: VERSION });
-        c.model.ir_version = c.model.ir_version.max(FUNCTIONS_IR);
-        return Ok(());
-    }
-    // Expanded one group of equal settings at a time, so that each node gets the body of its own settings.
-    let mut done: Vec<Settings> = Vec::new();
-    let own = std::mem::take(&mut c.model.functions);
-    for index in 0..c.updates.len() {
-        let settings = structural(&c.updates[index].settings);
-        if done.contains(&settings) {
-            continue;
+    Ok(Shape { opset, controller, casts, decays })
+}
+
+fn functions(settings: &Settings, shape: Shape) -> Vec<Function> {
+    let signal = shape.controller.then(|| neuroplastic::signal_function(settings, shape.opset, shape.casts));
+    std::iter::once(neuroplastic::neuroplastic_function(settings, shape)).chain(signal).collect()
+}
+
+/// Nodes that one pair of functions serves.
+struct Body {
+    settings: Settings,
+    /// The first parameter of them, for messages.
+    first: String,
+    /// Names of the nodes.
+    nodes: FxHashSet<String>,
+}
+
+fn bodies(c: &Compilation) -> Vec<Body> {
+    // Where nothing decays, how it would decay makes no difference.
+    let decoupled = c.updates.iter().find(|u| u.settings.weight_decay > 0.0);
+    let decoupled = decoupled.is_some_and(|u| u.settings.decoupled_weight_decay);
+    let mut bodies: Vec<Body> = Vec::new();
+    for update in &c.updates {
+        let mut settings = structural(&update.settings);
+        if update.settings.weight_decay == 0.0 {
+            settings.decoupled_weight_decay = decoupled;
         }
-        let members: rustc_hash::FxHashSet<String> = c
-            .updates
-            .iter()
-            .filter(|u| structural(&u.settings) == settings)
-            .map(|u| format!("NeuroPlastic.{}", c.model.graph.name_of(u.theta)))
-            .collect();
-        c.model.functions = functions(&settings);
-        inline_functions(&mut c.model, |node| node.op_type == OP && !members.contains(&node.name))?;
-        done.push(settings);
+        if settings.hybrid_base != HybridBase::Classic {
+            settings.decoupled_weight_decay = false;
+        }
+        let parameter = c.model.graph.name_of(update.theta);
+        let at = bodies.iter().position(|b| b.settings == settings).unwrap_or_else(|| {
+            bodies.push(Body { settings, first: parameter.to_string(), nodes: FxHashSet::default() });
+            bodies.len() - 1
+        });
+        let names = std::iter::once(update.node).chain(update.signal).map(|id| c.model.graph.node(id).name.clone());
+        bodies[at].nodes.extend(names);
     }
-    c.model.functions = own;
-    c.model.opsets.retain(|o| o.domain != DOMAIN);
-    if emit == Emit::TrainingInfo {
-        let bindings = crate::bindings::read(&c.model).map_err(|e| CompileError::TrainingInfo(e.to_string()))?;
-        training_info(&mut c.model, &bindings)?;
-    }
-    Ok(())
+    bodies
 }
 
 /// Settings with everything that is an attribute of the node blanked out.
@@ -80,16 +116,5 @@ fn structural(s: &Settings) -> Settings {
         middle_target_rms_scale: d.middle_target_rms_scale,
         late_target_rms_scale: d.late_target_rms_scale,
         ..s.clone()
-    }
-}
-
-fn one_body(c: &Compilation) -> Result<(), CompileError> {
-    let first = &c.updates[0];
-    match c.updates.iter().find(|u| structural(&u.settings) != structural(&first.settings)) {
-        None => Ok(()),
-        Some(other) => {
-            let name = |u: &crate::passes::Update| c.model.graph.name_of(u.theta).to_string();
-            Err(CompileError::Mixed(name(first), name(other)))
-        }
     }
 }

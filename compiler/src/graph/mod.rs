@@ -7,9 +7,10 @@
 mod dtype;
 mod node;
 pub mod patch;
+mod tensor;
 pub mod text;
 pub mod verify;
-mod tensor;
+mod wiring;
 
 pub use dtype::DType;
 pub use node::{Attribute, AttributeValue, Node};
@@ -347,112 +348,6 @@ impl Graph {
     pub fn producer(&self, value: ValueId) -> Option<(NodeId, &Node)> {
         let (id, _) = self.value(value).producer?;
         Some((id, &self.dag[id]))
-    }
-
-    // ---- wiring
-
-    /// Makes input `slot` of `node` read `value`.
-    pub fn set_input(&mut self, node: NodeId, slot: usize, value: ValueId) {
-        if let Some(old) = self.dag[node].inputs[slot].replace(value) {
-            self.forget_consumer(old, node);
-        }
-        self.link(value, node);
-    }
-
-    /// Appends an input to `node`.
-    pub fn push_input(&mut self, node: NodeId, value: ValueId) {
-        self.dag[node].inputs.push(Some(value));
-        self.link(value, node);
-    }
-
-    /// Makes every reader of `old` (graph outputs included, captures by sub-graphs excluded) read `new`.
-    pub fn replace_uses(&mut self, old: ValueId, new: ValueId) {
-        if old == new {
-            return;
-        }
-        for consumer in self.value(old).consumers.clone() {
-            for slot in 0..self.dag[consumer].inputs.len() {
-                if self.dag[consumer].inputs[slot] == Some(old) {
-                    self.set_input(consumer, slot, new);
-                }
-            }
-        }
-        for output in &mut self.outputs {
-            if *output == old {
-                *output = new;
-            }
-        }
-    }
-
-    /// Removes nodes none of whose outputs reach a graph output, then constants nobody reads; returns how many nodes went.
-    pub fn remove_dead(&mut self) -> usize {
-        let mut live = vec![false; self.dag.node_indices().next_back().map_or(0, |i| i.index() + 1)];
-        let mut stack: Vec<NodeId> = self.outputs.iter().filter_map(|v| Some(self.value(*v).producer?.0)).collect();
-        while let Some(id) = stack.pop() {
-            if !std::mem::replace(&mut live[id.index()], true) {
-                stack.extend(self.dag.neighbors_directed(id, petgraph::Incoming));
-            }
-        }
-        let dead: Vec<NodeId> = self.dag.node_indices().filter(|id| !live[id.index()]).collect();
-        for id in &dead {
-            let outputs = self.dag[*id].outputs.clone();
-            self.remove_node(*id);
-            for value in outputs.into_iter().flatten() {
-                self.retire(value);
-            }
-        }
-        let exported: rustc_hash::FxHashSet<ValueId> = self.outputs.iter().copied().collect();
-        for id in self.value_ids() {
-            let value = self.value(id);
-            let idle = value.producer.is_none() && value.consumers.is_empty() && !value.is_input;
-            if idle && value.initializer.is_some() && !exported.contains(&id) {
-                self.retire(id);
-            }
-        }
-        dead.len()
-    }
-
-    /// Drops graph inputs that nobody reads; their names become free.
-    pub fn remove_inputs(&mut self, ids: &[ValueId]) {
-        for id in ids {
-            self.values[id.0 as usize].is_input = false;
-            self.retire(*id);
-        }
-        let values = &self.values;
-        self.inputs.retain(|v| values[v.0 as usize].is_input);
-    }
-
-    /// Forgets a value that nothing reads or computes any more; its name becomes free.
-    fn retire(&mut self, id: ValueId) {
-        let value = &mut self.values[id.0 as usize];
-        value.initializer = None;
-        value.declared = false;
-        let name = std::mem::take(&mut value.name);
-        if self.by_name.get(&name) == Some(&id) {
-            self.by_name.remove(&name);
-        }
-    }
-
-    fn link(&mut self, value: ValueId, consumer: NodeId) {
-        self.values[value.0 as usize].consumers.push(consumer);
-        if let Some((producer, _)) = self.values[value.0 as usize].producer {
-            self.dag.add_edge(producer, consumer, value);
-        }
-    }
-
-    fn forget_consumer(&mut self, value: ValueId, consumer: NodeId) {
-        let consumers = &mut self.values[value.0 as usize].consumers;
-        if let Some(at) = consumers.iter().position(|c| *c == consumer) {
-            consumers.swap_remove(at);
-        }
-        if let Some((producer, _)) = self.values[value.0 as usize].producer
-            && let Some(edge) = self.dag.edges_connecting(producer, consumer).find(|e| *e.weight() == value).map(|e| {
-                use petgraph::visit::EdgeRef;
-                e.id()
-            })
-        {
-            self.dag.remove_edge(edge);
-        }
     }
 }
 

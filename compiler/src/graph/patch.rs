@@ -1,12 +1,14 @@
 //! What a pass wants changed, applied in one go.
 
 use super::{Graph, Node, NodeId, ValueId};
+use rustc_hash::{FxHashMap, FxHashSet};
 
 /// A change to a graph. A patch is legal when every node it adds reads values of the graph or of the patch, every value it
 /// rewires keeps its type, and no node it drops computes a value that is still read afterwards.
 #[derive(Debug, Default)]
 pub struct Patch {
     nodes: Vec<Node>,
+    reads: Vec<(NodeId, usize, ValueId)>,
     rewires: Vec<(ValueId, ValueId)>,
     drops: Vec<NodeId>,
 }
@@ -40,6 +42,12 @@ impl Patch {
         self
     }
 
+    /// Makes input `slot` of a node of the graph read `new`; the slot after the last one adds an input.
+    pub fn read(&mut self, node: NodeId, slot: usize, new: ValueId) -> &mut Self {
+        self.reads.push((node, slot, new));
+        self
+    }
+
     /// Removes a node.
     pub fn drop(&mut self, node: NodeId) -> &mut Self {
         self.drops.push(node);
@@ -51,33 +59,41 @@ impl Patch {
     /// # Errors
     /// An illegal patch; the graph is unchanged then.
     pub fn apply(self, graph: &mut Graph) -> Result<(), PatchError> {
-        for (old, new) in &self.rewires {
-            let (a, b) = (graph.value(*old), graph.value(*new));
-            let clash = |x: bool, y: bool| x && y;
-            let dtype = clash(a.dtype().is_some(), b.dtype().is_some()) && a.dtype() != b.dtype();
+        let read = self.reads.iter().filter_map(|(node, slot, new)| Some((graph.node(*node).input(*slot)?, *new)));
+        for (old, new) in read.chain(self.rewires.iter().copied()) {
+            let (a, b) = (graph.value(old), graph.value(new));
+            let dtype = a.dtype().zip(b.dtype()).is_some_and(|(x, y)| x != y);
             let shape = a.dims().zip(b.dims()).is_some_and(|(x, y)| x != y);
             if dtype || shape {
                 return Err(PatchError::Type { old: a.name.clone(), new: b.name.clone() });
             }
         }
+        let dropped: FxHashSet<NodeId> = self.drops.iter().copied().collect();
+        let rewired: FxHashMap<ValueId, ValueId> = self.rewires.iter().copied().collect();
+        let exported: FxHashSet<ValueId> =
+            if dropped.is_empty() { FxHashSet::default() } else { graph.outputs.iter().copied().collect() };
         for id in &self.drops {
             for value in graph.node(*id).outputs.iter().flatten() {
-                let rewired = self.rewires.iter().any(|(old, _)| old == value);
                 let info = graph.value(*value);
-                let read = info.consumers.iter().any(|c| !self.drops.contains(c)) || graph.outputs.contains(value);
-                if read && !rewired {
+                let read = info.consumers.iter().any(|c| !dropped.contains(c)) || exported.contains(value);
+                if read && !rewired.contains_key(value) {
                     return Err(PatchError::Live(info.name.clone()));
                 }
             }
         }
-        for (old, new) in &self.rewires {
-            graph.replace_uses(*old, *new);
-        }
+        graph.replace_all_uses(&rewired);
         for id in self.drops {
             graph.remove_node(id);
         }
         for node in self.nodes {
             graph.add_node(node);
+        }
+        for (node, slot, value) in self.reads {
+            if slot < graph.node(node).inputs.len() {
+                graph.set_input(node, slot, value);
+            } else {
+                graph.push_input(node, value);
+            }
         }
         Ok(())
     }
@@ -106,6 +122,19 @@ mod tests {
         patch.apply(&mut g).unwrap();
         let (_, relu) = g.producer(b).unwrap();
         assert_eq!(relu.input(0), Some(abs));
+        assert_eq!(g.order().unwrap().len(), 3);
+    }
+
+    #[test]
+    fn one_reader_is_given_another_value() {
+        let (mut g, x, a, b) = chain();
+        let (relu, _) = g.producer(b).unwrap();
+        let abs = g.add_value("abs", None);
+        let mut patch = Patch::default();
+        patch.add(Node { outputs: vec![Some(abs)], ..Node::new("Abs", [x]) }).read(relu, 0, abs).read(relu, 1, a);
+        patch.apply(&mut g).unwrap();
+        assert_eq!(g.node(relu).inputs, [Some(abs), Some(a)]);
+        assert_eq!(g.value(a).consumers, [relu]);
         assert_eq!(g.order().unwrap().len(), 3);
     }
 

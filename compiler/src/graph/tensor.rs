@@ -92,6 +92,20 @@ impl Tensor {
         Tensor::raw(DType::I64, dims, data.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>())
     }
 
+    /// A scalar of a float type, int32 or int64, rounded to it; `None` for other types.
+    pub fn scalar(dtype: DType, x: f64) -> Option<Self> {
+        let bytes = match dtype {
+            DType::F64 => x.to_le_bytes().to_vec(),
+            DType::F16 => half::f16::from_f64(x).to_le_bytes().to_vec(),
+            DType::BF16 => half::bf16::from_f64(x).to_le_bytes().to_vec(),
+            DType::I64 => (x as i64).to_le_bytes().to_vec(),
+            DType::I32 => (x as i32).to_le_bytes().to_vec(),
+            DType::F32 => (x as f32).to_le_bytes().to_vec(),
+            _ => return None,
+        };
+        Some(Tensor::raw(dtype, [], bytes))
+    }
+
     /// Number of elements (product of `dims`; 1 for a scalar).
     pub fn len(&self) -> usize {
         self.dims.iter().product()

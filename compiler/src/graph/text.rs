@@ -69,14 +69,16 @@ fn graph(out: &mut String, title: &str, g: &Graph, depth: usize) {
 /// One node as text: `a: f32[2] = Op(x, y) {attribute=1}`.
 pub fn node_line(g: &Graph, id: NodeId) -> String {
     let node = g.node(id);
-    let results: Vec<String> = node.outputs.iter().map(|v| v.map_or_else(|| "_".into(), |v| typed(g.value(v)))).collect();
+    let results: Vec<String> =
+        node.outputs.iter().map(|v| v.map_or_else(|| "_".into(), |v| typed(g.value(v)))).collect();
     format!("{} = {}", results.join(", "), application(g, node))
 }
 
 /// The right-hand side of a node's line.
 pub fn application(g: &Graph, node: &Node) -> String {
     let arguments: Vec<&str> = node.inputs.iter().map(|v: &Option<ValueId>| v.map_or("_", |v| g.name_of(v))).collect();
-    let attributes: Vec<String> = node.attributes.iter().map(|a| format!("{}={}", a.name, attribute(&a.value))).collect();
+    let attributes: Vec<String> =
+        node.attributes.iter().map(|a| format!("{}={}", a.name, attribute(&a.value))).collect();
     let domain = if node.domain.is_empty() { String::new() } else { format!("{}::", node.domain) };
     let tail = if attributes.is_empty() { String::new() } else { format!(" {{{}}}", attributes.join(", ")) };
     format!("{domain}{}({}){tail}", node.op_type, arguments.join(", "))
@@ -135,9 +137,14 @@ fn tensor(t: &Tensor) -> String {
         (Payload::Raw(_), true) => match t.to_f64() {
             // Through float32, so that 0.1f32 prints as 0.1.
             Some(values) => {
-                let short = |x: &f64| if t.dtype == super::DType::F32 { format!("{}", *x as f32) } else { format!("{x}") };
+                let short =
+                    |x: &f64| if t.dtype == super::DType::F32 { format!("{}", *x as f32) } else { format!("{x}") };
                 let items: Vec<String> = values.iter().map(short).collect();
-                if t.dims.is_empty() { format!("{head} {}", items.join("")) } else { format!("{head} [{}]", items.join(", ")) }
+                if t.dims.is_empty() {
+                    format!("{head} {}", items.join(""))
+                } else {
+                    format!("{head} [{}]", items.join(", "))
+                }
             }
             None => format!("{head} …"),
         },

@@ -35,7 +35,11 @@ pub fn verify(model: &Model) -> Result<(), VerifyError> {
 fn graph(g: &Graph) -> Result<(), VerifyError> {
     let name = |id| {
         let node = g.node(id);
-        if node.name.is_empty() { node.output(0).map_or_else(String::new, |v| g.name_of(v).to_string()) } else { node.name.clone() }
+        if node.name.is_empty() {
+            node.output(0).map_or_else(String::new, |v| g.name_of(v).to_string())
+        } else {
+            node.name.clone()
+        }
     };
     g.order().map_err(|cycle| VerifyError::Cyclic(cycle.first().map_or_else(String::new, |n| name(*n))))?;
     let sourced = |v| {

@@ -14,6 +14,6 @@ pub use model::step_model;
 pub use schema::{DOMAIN, OP, SIGNAL, State, VERSION, node_attributes, states};
 pub use scopes::{Group, Third, controller_group, layer_gate, third};
 pub use settings::{
-    ControllerMode, HybridBase, LayerScope, Mode, ModulationTarget, OrthogonalNormalization, OrthogonalSchedule, PhaseScope, Settings,
-    SettingsError,
+    ControllerMode, HybridBase, LayerScope, Mode, ModulationTarget, OrthogonalNormalization, OrthogonalSchedule,
+    PhaseScope, Settings, SettingsError,
 };

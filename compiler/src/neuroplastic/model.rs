@@ -1,11 +1,12 @@
 //! A model that is nothing but optimizer: gradients are inputs. For tests, benchmarks and golden vectors.
 
 use super::Settings;
-use crate::compile::{Compiled, CompileError, Emit};
+use crate::compile::{CompileError, Compiled, Emit};
 use crate::graph::{DType, Graph, Model, Opset, ValueType};
 use crate::passes::{Compilation, Tensor};
 
-/// One NeuroPlastic update per shape: inputs `p0, p1, …` (parameters) and `g0, g1, …` (gradients) in float32.
+/// One NeuroPlastic update per shape: inputs `p0, p1, …` (parameters) and `g0, g1, …` (gradients) in float32, outputs
+/// `p0.next, p1.next, …`, states as in every compiled model. With [`Emit::TrainingInfo`] the result has no forward part.
 ///
 /// # Errors
 /// Settings out of range.
@@ -18,7 +19,7 @@ pub fn step_model(shapes: &[Vec<usize>], settings: &Settings, emit: Emit) -> Res
     for (i, dims) in shapes.iter().enumerate() {
         let theta = graph.add_input(&format!("p{i}"), ValueType::tensor(DType::F32, dims));
         let gradient = graph.add_input(&format!("g{i}"), ValueType::tensor(DType::F32, dims));
-        tensors.push(Tensor { theta, gradient, next: format!("p{i}.next"), rate, settings: settings.clone() });
+        tensors.push(Tensor { theta, gradient, replaces: None, rate, settings: settings.clone() });
     }
     let model = Model {
         ir_version: 8,
@@ -28,6 +29,6 @@ pub fn step_model(shapes: &[Vec<usize>], settings: &Settings, emit: Emit) -> Res
         ..Model::default()
     };
     let mut state = Compilation::new(model);
-    state.insert(&tensors);
+    state.insert(&tensors)?;
     state.finish(settings, emit)
 }

@@ -212,9 +212,12 @@ impl Settings {
                 "false" | "0" | "no" | "off" => false.into(),
                 _ => return Err(failed("write true or false".into())),
             },
-            serde_json::Value::Number(_) => {
-                value.parse::<f64>().ok().filter(|x| x.is_finite()).ok_or_else(|| failed("write a number".into()))?.into()
-            }
+            serde_json::Value::Number(_) => value
+                .parse::<f64>()
+                .ok()
+                .filter(|x| x.is_finite())
+                .ok_or_else(|| failed("write a number".into()))?
+                .into(),
             _ => value.into(),
         };
         *self = serde_json::from_value(json).map_err(|e| failed(e.to_string()))?;
@@ -244,11 +247,21 @@ impl Settings {
             ("residual_max_ratio", self.residual_max_ratio, &unit, "between 0 and 1"),
             ("orthogonal_lambda", self.orthogonal_lambda, &not_negative, "0 or more"),
             ("orthogonal_max_ratio", self.orthogonal_max_ratio, &unit, "between 0 and 1"),
-            ("orthogonal_late_start_fraction", self.orthogonal_late_start_fraction, &|x| (0.0..1.0).contains(&x), "at least 0 and below 1"),
+            (
+                "orthogonal_late_start_fraction",
+                self.orthogonal_late_start_fraction,
+                &|x| (0.0..1.0).contains(&x),
+                "at least 0 and below 1",
+            ),
             ("modulation_strength", self.modulation_strength, &not_negative, "0 or more"),
             ("modulation_max_ratio", self.modulation_max_ratio, &unit, "between 0 and 1"),
             ("controller_alpha", self.controller_alpha, &not_negative, "0 or more"),
-            ("controller_low", self.controller_low, &|x| x > 0.0 && x <= self.controller_high, "greater than 0 and at most controller_high"),
+            (
+                "controller_low",
+                self.controller_low,
+                &|x| x > 0.0 && x <= self.controller_high,
+                "greater than 0 and at most controller_high",
+            ),
             ("controller_high", self.controller_high, &positive, "greater than 0"),
             ("base_momentum", self.base_momentum, &open, "strictly between 0 and 1"),
             ("base_beta2", self.base_beta2, &open, "strictly between 0 and 1"),
@@ -344,7 +357,11 @@ mod tests {
     fn gates_follow_the_run() {
         let paper = Settings::paper();
         assert_eq!([1, 2, 3, 9].map(|e| paper.gates(e, 10)[0]), [0.0, 0.5, 1.0, 1.0]);
-        let late = Settings { phase_scope: PhaseScope::Late, orthogonal_schedule: OrthogonalSchedule::Late, ..Settings::default() };
+        let late = Settings {
+            phase_scope: PhaseScope::Late,
+            orthogonal_schedule: OrthogonalSchedule::Late,
+            ..Settings::default()
+        };
         assert_eq!([6, 7, 10].map(|e| late.gates(e, 10)[1]), [0.0, 1.0, 1.0]);
         assert_eq!(late.gates(3, 10)[2], 0.0);
         assert_eq!(late.gates(10, 10)[2], 1.0);

@@ -1,14 +1,20 @@
 //! The learning-rate controller: each tensor's signal, their mean over a scope, and the multiplier κ made of it.
 
 use super::Compilation;
-use crate::graph::{Node, Tensor, ValueId};
+use crate::compile::CompileError;
+use crate::graph::patch::Patch;
+use crate::graph::{DType, Node, Tensor, ValueId, ValueType};
 use crate::neuroplastic::{ControllerMode, DOMAIN, Group, SIGNAL, Settings, controller_group};
 use rustc_hash::FxHashMap;
 
 impl Compilation {
     /// Gives every NeuroPlastic node its κ when a controller is on.
-    pub fn control(&mut self, settings: &Settings) {
-        let Some(shared) = self.shared.filter(|_| settings.lr_controller_mode != ControllerMode::Off) else { return };
+    ///
+    /// # Errors
+    /// A change the graph refuses.
+    pub fn control(&mut self, settings: &Settings) -> Result<(), CompileError> {
+        let on = settings.lr_controller_mode != ControllerMode::Off;
+        let Some(shared) = self.shared.filter(|_| on) else { return Ok(()) };
         let count = self.updates.len();
         let scope = |index: usize| match (settings.lr_controller_mode, controller_group(index, count)) {
             (ControllerMode::Off, _) => None,
@@ -18,20 +24,27 @@ impl Compilation {
         };
         let graph = &mut self.model.graph;
         let mut signals: FxHashMap<Group, Vec<ValueId>> = FxHashMap::default();
-        for (index, update) in self.updates.iter().enumerate() {
+        for (index, update) in self.updates.iter_mut().enumerate() {
             let Some(group) = scope(index) else { continue };
             let traces = update.states.iter().take(3).map(|(_, value, _)| *value);
-            let mut node = Node::new(SIGNAL, [shared.gates, update.gradient].into_iter().chain(traces)).in_domain(DOMAIN);
+            let mut node =
+                Node::new(SIGNAL, [shared.gates, update.gradient].into_iter().chain(traces)).in_domain(DOMAIN);
             node.attributes.clone_from(&graph.node(update.node).attributes);
-            let name = format!("{}.signal", graph.name_of(update.theta));
-            let [signal] = graph.add(node, [name.as_str()]);
+            let stem = graph.name_of(update.theta).to_string();
+            node.name = format!("{SIGNAL}.{stem}");
+            let [signal] = graph.add(node, [format!("{stem}.signal").as_str()]);
+            graph.value_mut(signal).ty = Some(ValueType::tensor(DType::F32, &[]));
+            update.signal = graph.producer(signal).map(|(id, _)| id);
             signals.entry(group).or_default().push(signal);
         }
-        let constant = |graph: &mut crate::graph::Graph, name: &str, x: f64| graph.add_initializer(name, Tensor::f32([], &[x as f32]));
+        let constant = |graph: &mut crate::graph::Graph, name: &str, x: f64| {
+            graph.add_initializer(name, Tensor::f32([], &[x as f32]))
+        };
         let one = constant(graph, "controller.one", 1.0);
         let alpha = constant(graph, "controller.alpha", settings.controller_alpha);
         let low = constant(graph, "controller.low", settings.controller_low);
         let high = constant(graph, "controller.high", settings.controller_high);
+        let mut patch = Patch::default();
         let mut multipliers: FxHashMap<Group, ValueId> = FxHashMap::default();
         for (index, update) in self.updates.iter().enumerate() {
             let multiplier = match scope(index) {
@@ -47,7 +60,8 @@ impl Compilation {
                     graph.add(Node::new("Min", [raised, high]), ["controller.multiplier"])[0]
                 }),
             };
-            graph.push_input(update.node, multiplier);
+            patch.read(update.node, graph.node(update.node).inputs.len(), multiplier);
         }
+        Ok(patch.apply(graph)?)
     }
 }

@@ -8,6 +8,7 @@ use crate::emit;
 use crate::graph::{DType, ValueId, ValueType};
 use crate::neuroplastic::Settings;
 use crate::optimizers::StateRole;
+use rustc_hash::FxHashSet;
 
 impl Compilation {
     pub(super) fn expose_logits(&mut self) {
@@ -23,12 +24,30 @@ impl Compilation {
         }
     }
 
+    /// Drops nodes, constants and inputs that no output needs any more. What belonged to the replaced optimizers but is
+    /// still read by something else (a logged moment, a schedule's counter) stays, fed back as before.
     pub(super) fn clean(&mut self) {
         let graph = &mut self.model.graph;
+        let mut open = std::mem::take(&mut self.retired);
+        loop {
+            let live = graph.ancestors(&graph.outputs);
+            let (read, idle): (Vec<_>, Vec<_>) =
+                open.into_iter().partition(|(value, _)| graph.value(*value).consumers.iter().any(|n| live.contains(n)));
+            if read.is_empty() {
+                break;
+            }
+            graph.outputs.extend(read.iter().map(|(_, next)| *next));
+            self.carried.extend(read);
+            open = idle;
+        }
         graph.remove_dead();
-        let exported: rustc_hash::FxHashSet<ValueId> = graph.outputs.iter().copied().collect();
-        let dangling: Vec<ValueId> =
-            graph.inputs.iter().copied().filter(|v| graph.value(*v).consumers.is_empty() && !exported.contains(v)).collect();
+        let exported: FxHashSet<ValueId> = graph.outputs.iter().copied().collect();
+        let dangling: Vec<ValueId> = graph
+            .inputs
+            .iter()
+            .copied()
+            .filter(|v| graph.value(*v).consumers.is_empty() && !exported.contains(v))
+            .collect();
         graph.remove_inputs(&dangling);
         self.carried.retain(|(value, _)| graph.value(*value).is_input);
     }
@@ -50,18 +69,21 @@ impl Compilation {
 
     /// [`Compilation::finish_with`] for a model without an optimizer of its own.
     pub fn finish(mut self, settings: &Settings, emit: Emit) -> Result<Compiled, CompileError> {
-        self.control(settings);
+        self.control(settings)?;
         self.name();
         self.finish_with(settings, &CompileOptions { emit, ..CompileOptions::default() })
     }
 
-    pub(super) fn finish_with(mut self, settings: &Settings, options: &CompileOptions) -> Result<Compiled, CompileError> {
+    pub(super) fn finish_with(
+        mut self,
+        settings: &Settings,
+        options: &CompileOptions,
+    ) -> Result<Compiled, CompileError> {
         let bindings = self.bindings(settings, options);
         let json = serde_json::to_string(&bindings).unwrap_or_default();
         self.model.set_metadata(bindings::KEY, json);
-        if !self.updates.is_empty() {
-            emit::emit(&mut self, options.emit)?;
-        } else if options.emit == Emit::TrainingInfo {
+        emit::emit(&mut self, options.emit)?;
+        if options.emit == Emit::TrainingInfo {
             emit::training_info(&mut self.model, &bindings)?;
         }
         Ok(Compiled { model: self.model, report: self.report, bindings })
@@ -92,16 +114,20 @@ impl Compilation {
         let rate = rate.and_then(|v| self.rate_input(v));
         let step = match (self.shared, self.kept.iter().find_map(|m| m.step)) {
             (Some(s), _) => Some(StepInput { name: name(s.step), dtype: "i64".into(), first: 0.0 }),
-            (None, Some(s)) if !self.carried.iter().any(|(v, _)| *v == s.value) => {
-                Some(StepInput { name: name(s.value), dtype: bindings::dtype_name(graph.value(s.value).dtype()), first: s.first })
-            }
+            (None, Some(s)) if !self.carried.iter().any(|(v, _)| *v == s.value) => Some(StepInput {
+                name: name(s.value),
+                dtype: bindings::dtype_name(graph.value(s.value).dtype()),
+                first: s.first,
+            }),
             _ => None,
         };
         let gates = self.shared.map(|s| name(s.gates));
         let carried: Vec<_> = self.carried.iter().map(|(v, next)| state(graph, *v, *next, "other")).collect();
-        let mut taken: rustc_hash::FxHashSet<String> = carried.iter().map(|s| s.name.clone()).collect();
+        let mut taken: FxHashSet<String> = carried.iter().map(|s| s.name.clone()).collect();
         taken.extend(parameters.iter().flat_map(|p| p.states.iter().map(|s| s.name.clone()).chain([p.name.clone()])));
-        taken.extend(rate.iter().map(|r| r.name.clone()).chain(step.iter().map(|s| s.name.clone())).chain(gates.clone()));
+        taken.extend(
+            rate.iter().map(|r| r.name.clone()).chain(step.iter().map(|s| s.name.clone())).chain(gates.clone()),
+        );
         let inputs = graph
             .inputs
             .iter()
@@ -148,7 +174,7 @@ impl Compilation {
             if info.is_input && info.dtype().is_none_or(DType::is_float) {
                 let default = info.initializer.as_ref().and_then(crate::graph::Tensor::scalar_f64);
                 // Through text: 0.1f32 is meant as 0.1.
-                let default = default.map(|x| (x as f32).to_string().parse().unwrap_or(x));
+                let default = default.map(|x| (x as f32).to_string().parse().unwrap_or(x)).or(self.default_rate);
                 return Some(RateInput { name: info.name.clone(), default });
             }
             if let Some((_, node)) = graph.producer(v) {

@@ -1,17 +1,22 @@
 //! The passes, in order:
 //!
-//! 1. `recognise`: find every optimizer update and prove it ([`crate::optimizers`]);
-//! 2. `rewrite`: put one NeuroPlastic node in each one's place, or, with `--optimizer keep`, give back the epsilon an
+//! 1. `validate`: the model that came in is a valid graph, so that later passes need not doubt it;
+//! 2. `inline`: expand model-local functions, because an optimizer may stand in one;
+//! 3. `recognise`: find every optimizer update and prove it ([`crate::optimizers`]);
+//! 4. `rewrite`: put one NeuroPlastic node in each one's place, or, with `--optimizer keep`, give back the epsilon an
 //!    exporter dropped;
-//! 3. `controller`: make the learning-rate multiplier out of the tensors' signals, where a controller is on;
-//! 4. `outputs`: expose the logits, so that accuracy can be computed by whoever steps the model;
-//! 5. `clean`: drop what nothing needs any more;
-//! 6. `names`: give new inputs and outputs the names people expect, now that the old ones are free;
-//! 7. `verify`: the result is a valid graph.
+//! 5. `controller`: make the learning-rate multiplier out of the tensors' signals, where a controller is on;
+//! 6. `outputs`: expose the logits, so that accuracy can be computed by whoever steps the model;
+//! 7. `clean`: drop what nothing needs any more (before `names`, because the old optimizer's names become free by it);
+//! 8. `names`: give new inputs and outputs the names people expect;
+//! 9. `verify`: the result is a valid graph.
+//!
+//! What follows is no pass: [`crate::emit`] brings the verified graph into the form that was asked for.
 
 mod controller;
 mod epsilon;
 mod finish;
+mod rates;
 mod rewrite;
 mod translate;
 
@@ -19,10 +24,10 @@ pub use rewrite::{Tensor, Update};
 
 use crate::analysis;
 use crate::bindings::{self, State};
-use crate::compile::{Base, CompileError, CompileOptions, Compiled, Optimizer};
-use crate::graph::{Graph, Model, ValueId};
+use crate::compile::{CompileError, CompileOptions, Compiled, Optimizer};
+use crate::graph::{DType, Graph, Model, Node, ValueId};
 use crate::neuroplastic::Settings;
-use crate::optimizers::{self, Match, Recognition, RecogniseOptions, Setting};
+use crate::optimizers::{self, Match, RecogniseOptions, Recognition, Setting};
 use crate::report::{self, Report};
 use std::time::Instant;
 
@@ -40,8 +45,10 @@ pub struct Compilation {
     pub(crate) carried: Vec<(ValueId, ValueId)>,
     /// Inputs whose values come from data.
     pub(crate) task: Option<analysis::Task>,
-    /// Optimizer states that went away.
-    pub(crate) retired: Vec<ValueId>,
+    /// States and counters of replaced optimizers: (input, output).
+    pub(crate) retired: Vec<(ValueId, ValueId)>,
+    /// Learning rate to start with where its input has no default.
+    pub(crate) default_rate: Option<f64>,
 }
 
 impl Compilation {
@@ -56,6 +63,7 @@ impl Compilation {
             carried: Vec::new(),
             task: None,
             retired: Vec::new(),
+            default_rate: None,
         }
     }
 
@@ -87,24 +95,24 @@ impl Compilation {
 /// The first pass's complaint.
 pub fn run(model: Model, options: &CompileOptions) -> Result<Compiled, CompileError> {
     let mut c = Compilation::new(model);
+    c.pass("validate", options, |c| validate(&c.model))?;
+    c.pass("inline", options, |c| inline(&mut c.model))?;
     let found = c.pass("recognise", options, |c| recognise(c, options))?;
     let settings = match options.optimizer {
         Optimizer::NeuroPlastic => {
             let tensors = translate::tensors(&mut c, &found, options)?;
             let settings = tensors[0].settings.clone();
             c.pass("rewrite", options, |c| {
-                c.insert(&tensors);
+                c.retire_counters(&found);
+                c.insert(&tensors)?;
                 c.retire(&found);
                 Ok(())
             })?;
-            c.pass("controller", options, |c| {
-                c.control(&settings);
-                Ok(())
-            })?;
+            c.pass("controller", options, |c| c.control(&settings))?;
             settings
         }
         Optimizer::Keep => {
-            c.pass("rewrite", options, |c| epsilon::restore(c, &found, options.eps.unwrap_or(1e-8)))?;
+            c.pass("rewrite", options, |c| epsilon::restore(c, &found, options))?;
             c.kept = found.matches.clone();
             let rate = found.matches.iter().find(|m| m.learning_rate.value.is_none());
             Settings { lr: rate.map_or(1e-3, |m| m.learning_rate.scale), ..Settings::default() }
@@ -126,31 +134,70 @@ pub fn run(model: Model, options: &CompileOptions) -> Result<Compiled, CompileEr
     c.finish_with(&settings, options)
 }
 
+fn validate(model: &Model) -> Result<(), CompileError> {
+    let compiled = bindings::read(model).is_ok_and(|b| b.optimizer == "neuroplastic");
+    if compiled {
+        return Err(CompileError::Compiled);
+    }
+    crate::graph::verify::verify(model).map_err(CompileError::Input)
+}
+
+/// Expands model-local functions whose operator sets are the model's own: another version could mean other operators.
+fn inline(model: &mut Model) -> Result<(), CompileError> {
+    let foreign: rustc_hash::FxHashSet<(String, String, String)> = model
+        .functions
+        .iter()
+        .filter(|f| f.opsets.iter().any(|o| model.opset_of(&o.domain).is_some_and(|v| v != o.version)))
+        .map(|f| (f.domain.clone(), f.name.clone(), f.overload.clone()))
+        .collect();
+    let keep = |n: &Node| foreign.contains(&(n.domain.clone(), n.op_type.clone(), n.overload.clone()));
+    Ok(crate::onnx::inline_functions(model, keep)?)
+}
+
 fn recognise(c: &mut Compilation, options: &CompileOptions) -> Result<Recognition, CompileError> {
-    let found = optimizers::recognise(&c.model, &RecogniseOptions { bind: options.bind.clone() })?;
+    let mut found = optimizers::recognise(&c.model, &RecogniseOptions { bind: options.bind.clone() })?;
     let graph = &c.model.graph;
+    if options.optimizer == Optimizer::NeuroPlastic {
+        leave_unfit(graph, &mut found);
+    }
     c.task = analysis::task(graph);
-    for m in &found.matches {
-        c.report.parameters.push(describe(graph, m));
-    }
-    for u in &found.unmatched {
-        let (parameter, reason, node) = (u.parameter.clone(), u.reason.clone(), u.node.clone());
-        c.report.unmatched.push(report::Unmatched { parameter, reason, node });
-    }
+    c.report.parameters.extend(found.matches.iter().map(|m| describe(graph, m)));
+    c.report.unmatched.extend(found.unmatched.iter().map(|u| report::Unmatched {
+        parameter: u.parameter.clone(),
+        reason: u.reason.clone(),
+        node: u.node.clone(),
+    }));
     c.report.warnings.extend(found.warnings.iter().cloned());
     if found.matches.is_empty() {
         return Err(nothing_found(graph, &found));
     }
-    let missing = found.matches.iter().filter(|m| m.epsilon_missing).count();
-    if missing > 0 {
-        let eps = options.eps.unwrap_or(1e-8);
-        c.report.warnings.push(format!(
-            "{missing} of {} updates have no epsilon (PyTorch's exporter drops '+ 1e-8'), so a zero gradient gives 0/0; restored as {eps:e} (--eps changes it)",
-            found.matches.len()
-        ));
-    }
     c.carried = found.carried.clone();
     Ok(found)
+}
+
+/// Takes out of the matches what the operator cannot update: parameters of other types or without a known shape.
+fn leave_unfit(graph: &Graph, found: &mut Recognition) {
+    let unfit = |m: &Match| {
+        let value = graph.value(m.parameter);
+        match value.dtype() {
+            Some(DType::F32 | DType::F16 | DType::BF16) if value.dims().is_some() => None,
+            Some(DType::F32 | DType::F16 | DType::BF16) => {
+                Some("its shape is not made of numbers, so its state could not be declared".to_string())
+            }
+            Some(other) => Some(format!("NeuroPlastic updates float32, float16 and bfloat16, not {other}")),
+            None => Some("its element type is not declared".to_string()),
+        }
+    };
+    for m in std::mem::take(&mut found.matches) {
+        let Some(reason) = unfit(&m) else {
+            found.matches.push(m);
+            continue;
+        };
+        let (parameter, node) = (graph.name_of(m.parameter).to_string(), optimizers::describe(graph, m.node));
+        found.unmatched.push(optimizers::Unmatched { parameter, reason, node });
+        found.carried.push((m.parameter, m.next));
+        found.carried.extend(m.states.iter().map(|s| (s.value, s.next)));
+    }
 }
 
 fn nothing_found(graph: &Graph, found: &Recognition) -> CompileError {
@@ -185,7 +232,11 @@ fn describe(graph: &Graph, m: &Match) -> report::Parameter {
     report::Parameter {
         name: graph.name_of(m.parameter).to_string(),
         shape: graph.value(m.parameter).dims().unwrap_or_default(),
-        found: report::Found { kind: m.kind.name().into(), settings: settings.clone(), node: optimizers::describe(graph, m.node) },
+        found: report::Found {
+            kind: m.kind.name().into(),
+            settings: settings.clone(),
+            node: optimizers::describe(graph, m.node),
+        },
         became: report::Became { settings },
     }
 }
@@ -199,21 +250,5 @@ pub(crate) fn state(graph: &Graph, value: ValueId, next: ValueId, role: &str) ->
         role: role.to_string(),
         dtype: bindings::dtype_name(info.dtype()),
         shape: info.dims().unwrap_or_default(),
-    }
-}
-
-/// The base a recognised optimizer turns into (`--base auto`).
-pub(crate) fn base_of(base: Base, kind: optimizers::Kind) -> crate::neuroplastic::HybridBase {
-    use crate::neuroplastic::HybridBase as H;
-    use optimizers::Kind::*;
-    match base {
-        Base::Classic => H::Classic,
-        Base::SgdMomentum => H::SgdMomentum,
-        Base::AdamW => H::AdamW,
-        Base::Auto => match kind {
-            Momentum | Nesterov => H::SgdMomentum,
-            Adam | optimizers::Kind::AdamW | Adamax | NAdam | AmsGrad | Lamb => H::AdamW,
-            Sgd | Adagrad | RmsProp | Adadelta | Lion => H::Classic,
-        },
     }
 }

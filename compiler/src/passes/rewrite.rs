@@ -1,9 +1,12 @@
 //! Puts one NeuroPlastic node in the place of each recognised update.
 
 use super::Compilation;
-use crate::graph::{DType, Node, NodeId, ValueId, ValueType};
+use crate::compile::CompileError;
+use crate::graph::patch::Patch;
+use crate::graph::{AttributeValue, DType, Graph, Node, NodeId, ValueId, ValueType};
 use crate::neuroplastic::{self, DOMAIN, OP, Settings, State, states};
 use crate::optimizers::Recognition;
+use rustc_hash::FxHashSet;
 
 /// A parameter to be updated.
 pub struct Tensor {
@@ -11,8 +14,8 @@ pub struct Tensor {
     pub theta: ValueId,
     /// Gradient, shape of θ.
     pub gradient: ValueId,
-    /// Name of the output with the next value.
-    pub next: String,
+    /// The next value the update takes the place of, its name included; `None` makes a new output `<θ>.next`.
+    pub replaces: Option<ValueId>,
     /// Learning rate, float32 scalar.
     pub rate: ValueId,
     /// Its settings.
@@ -21,13 +24,20 @@ pub struct Tensor {
 
 /// A NeuroPlastic node with its surroundings.
 pub struct Update {
+    /// Graph input.
     pub theta: ValueId,
+    /// Gradient, shape of θ.
     pub gradient: ValueId,
+    /// Graph output with the next value.
     pub next: ValueId,
+    /// The node.
     pub node: NodeId,
+    /// The node that computes its controller's signal, where a controller is on.
+    pub signal: Option<NodeId>,
+    /// States with their graph inputs and outputs, in the operator's order.
     pub states: Vec<(State, ValueId, ValueId)>,
+    /// Its settings.
     pub settings: Settings,
-    pub rank: usize,
 }
 
 /// Scalars all updates read.
@@ -39,88 +49,112 @@ pub struct Shared {
 }
 
 impl Compilation {
-    /// Adds a NeuroPlastic node per tensor. New inputs and outputs get working names; the `names` pass gives the final ones.
-    pub fn insert(&mut self, tensors: &[Tensor]) {
+    /// Adds a NeuroPlastic node per tensor. New inputs and outputs get working names, because the names people expect
+    /// may still belong to the replaced optimizer; the `names` pass gives the final ones.
+    ///
+    /// # Errors
+    /// A gradient or next value whose type is not the parameter's.
+    pub fn insert(&mut self, tensors: &[Tensor]) -> Result<(), CompileError> {
+        let Some(first) = tensors.first() else { return Ok(()) };
         let graph = &mut self.model.graph;
-        let declare = |graph: &mut crate::graph::Graph, v: ValueId| graph.value_mut(v).declared = true;
         let gates = graph.add_input("npc.gates", ValueType::tensor(DType::F32, &[3]));
         let step = graph.add_input("npc.step", ValueType::tensor(DType::I64, &[]));
-        declare(graph, gates);
-        declare(graph, step);
-        if let Some(first) = tensors.first() {
-            self.shared = Some(Shared { step, gates, rate: first.rate });
+        let shared = Shared { step, gates, rate: first.rate };
+        self.shared = Some(shared);
+        let mut patch = Patch::default();
+        for (index, tensor) in tensors.iter().enumerate() {
+            let (node, update) = update(graph, tensor, shared, (index, tensors.len()));
+            if let Some(old) = tensor.replaces {
+                patch.rewire(old, update.next);
+            }
+            patch.add(node);
+            self.updates.push(update);
         }
-        for (index, t) in tensors.iter().enumerate() {
-            let ty = graph.value(t.theta).ty.clone();
-            let dims = graph.value(t.theta).dims().unwrap_or_default();
-            let stem = graph.name_of(t.theta).to_string();
-            let state_type = Some(ValueType::tensor(DType::F32, &dims));
-            let kept: Vec<(State, ValueId)> = states(t.settings.hybrid_base)
-                .iter()
-                .map(|s| (*s, graph.add_input(&format!("npc.{stem}.{}", s.name()), ValueType::tensor(DType::F32, &dims))))
-                .collect();
-            if let Some(old) = graph.value_named(&t.next) {
-                graph.rename(old, &format!("{}.replaced", t.next));
+        patch.apply(graph)?;
+        for (update, tensor) in self.updates.iter_mut().zip(tensors) {
+            if let Some((id, _)) = graph.producer(update.next) {
+                update.node = id;
             }
-            let next = graph.add_value(&t.next, ty);
-            let mut node = Node::new(OP, [t.rate, step, gates, t.theta, t.gradient]).in_domain(DOMAIN);
-            node.name = format!("NeuroPlastic.{stem}");
-            node.inputs.extend(kept.iter().map(|(_, v)| Some(*v)));
-            node.attributes = neuroplastic::node_attributes(&t.settings, index, tensors.len(), dims.len());
-            node.outputs.push(Some(next));
-            let mut updated = Vec::new();
-            for (state, value) in kept {
-                let after = graph.add_value(&format!("npc.{stem}.{}.next", state.name()), state_type.clone());
-                node.outputs.push(Some(after));
-                updated.push((state, value, after));
+            if tensor.replaces.is_none() {
+                graph.outputs.push(update.next);
             }
-            let id = graph.add_node(node);
-            let old = graph.value_named(&format!("{}.replaced", t.next));
-            match old {
-                Some(old) => graph.replace_uses(old, next),
-                None => graph.outputs.push(next),
-            }
-            graph.outputs.extend(updated.iter().map(|(_, _, after)| *after));
-            self.updates.push(Update {
-                theta: t.theta,
-                gradient: t.gradient,
-                next,
-                node: id,
-                states: updated,
-                settings: t.settings.clone(),
-                rank: dims.len(),
-            });
+            graph.outputs.extend(update.states.iter().map(|(_, _, next)| *next));
         }
+        Ok(())
     }
 
-    /// Takes the replaced optimizers' states off the graph's interface.
-    pub fn retire(&mut self, found: &Recognition) {
-        let states = || found.matches.iter().flat_map(|m| &m.states);
-        self.retired.extend(states().map(|s| s.value));
-        let gone: rustc_hash::FxHashSet<ValueId> = states().map(|s| s.next).collect();
-        self.model.graph.outputs.retain(|v| !gone.contains(v));
+    /// Sets aside the counters that the optimizers to be replaced depend on; [`Compilation::clean`] brings back those
+    /// that something else still reads.
+    pub fn retire_counters(&mut self, found: &Recognition) {
         let graph = &mut self.model.graph;
-        for (index, update) in self.updates.iter().enumerate() {
-            let became: indexmap::IndexMap<String, serde_json::Value> = graph
-                .node(update.node)
-                .attributes
-                .iter()
-                .map(|a| (a.name.clone(), attribute_json(&a.value)))
-                .collect();
-            if let Some(parameter) = self.report.parameters.get_mut(index) {
-                parameter.became.settings = became;
-            }
+        let updates: Vec<ValueId> = found.matches.iter().map(|m| m.next).collect();
+        let live = graph.ancestors(&updates);
+        let counts = |(value, _): &(ValueId, ValueId)| graph.value(*value).consumers.iter().any(|n| live.contains(n));
+        self.retired = self.carried.extract_if(.., |pair| counts(pair)).collect();
+        let gone: FxHashSet<ValueId> = self.retired.iter().map(|(_, next)| *next).collect();
+        graph.outputs.retain(|v| !gone.contains(v));
+    }
+
+    /// Takes the replaced optimizers' states off the graph's outputs and reports what each update became.
+    pub fn retire(&mut self, found: &Recognition) {
+        let graph = &mut self.model.graph;
+        self.retired.extend(found.matches.iter().flat_map(|m| &m.states).map(|s| (s.value, s.next)));
+        let gone: FxHashSet<ValueId> = self.retired.iter().map(|(_, next)| *next).collect();
+        graph.outputs.retain(|v| !gone.contains(v));
+        for (update, parameter) in self.updates.iter().zip(&mut self.report.parameters) {
+            let attributes = &graph.node(update.node).attributes;
+            parameter.became.settings = attributes.iter().map(|a| (a.name.clone(), attribute_json(&a.value))).collect();
         }
     }
 }
 
-fn attribute_json(value: &crate::graph::AttributeValue) -> serde_json::Value {
-    use crate::graph::AttributeValue as A;
+/// The node that updates `tensor`, and its surroundings; the node's id is settled when the patch is applied.
+fn update(graph: &mut Graph, tensor: &Tensor, shared: Shared, (index, count): (usize, usize)) -> (Node, Update) {
+    let ty = graph.value(tensor.theta).ty.clone();
+    let dims = graph.value(tensor.theta).dims().unwrap_or_default();
+    let stem = graph.name_of(tensor.theta).to_string();
+    let next_name = match tensor.replaces {
+        Some(old) => {
+            let name = graph.name_of(old).to_string();
+            graph.rename(old, &format!("npc.{name}.replaced"));
+            name
+        }
+        None => format!("{stem}.next"),
+    };
+    let next = graph.add_value(&next_name, ty);
+    let state_type = ValueType::tensor(DType::F32, &dims);
+    let kept: Vec<(State, ValueId, ValueId)> = states(tensor.settings.hybrid_base)
+        .iter()
+        .map(|state| {
+            let name = format!("npc.{stem}.{}", state.name());
+            let value = graph.add_input(&name, state_type.clone());
+            (*state, value, graph.add_value(&format!("{name}.next"), Some(state_type.clone())))
+        })
+        .collect();
+    let mut node =
+        Node::new(OP, [tensor.rate, shared.step, shared.gates, tensor.theta, tensor.gradient]).in_domain(DOMAIN);
+    node.name = format!("NeuroPlastic.{stem}");
+    node.inputs.extend(kept.iter().map(|(_, value, _)| Some(*value)));
+    node.outputs = std::iter::once(next).chain(kept.iter().map(|(_, _, next)| *next)).map(Some).collect();
+    node.attributes = neuroplastic::node_attributes(&tensor.settings, index, count, dims.len());
+    let update = Update {
+        theta: tensor.theta,
+        gradient: tensor.gradient,
+        next,
+        node: NodeId::end(),
+        signal: None,
+        states: kept,
+        settings: tensor.settings.clone(),
+    };
+    (node, update)
+}
+
+fn attribute_json(value: &AttributeValue) -> serde_json::Value {
     match value {
         // Through text: a float32's shortest decimal, not its float64 expansion.
-        A::Float(x) => x.to_string().parse::<f64>().map_or(serde_json::Value::Null, Into::into),
-        A::Int(x) => (*x).into(),
-        A::String(s) => String::from_utf8_lossy(s).into(),
+        AttributeValue::Float(x) => x.to_string().parse::<f64>().map_or(serde_json::Value::Null, Into::into),
+        AttributeValue::Int(x) => (*x).into(),
+        AttributeValue::String(s) => String::from_utf8_lossy(s).into(),
         _ => serde_json::Value::Null,
     }
 }

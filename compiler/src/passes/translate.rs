@@ -1,41 +1,62 @@
 //! What the old optimizer's settings become.
 
+use super::Compilation;
+use super::rates::Rates;
 use super::rewrite::Tensor;
-use super::{Compilation, base_of};
 use crate::compile::{Base, CompileError, CompileOptions, Preset};
-use crate::graph::{self, DType, Node, ValueId, ValueType};
+use crate::graph::{self, Graph};
 use crate::neuroplastic::{HybridBase, Settings};
 use crate::optimizers::{Kind, Match, Recognition, Setting};
-use rustc_hash::FxHashMap;
 
 /// Norm limit of a hybrid base: high enough never to clip. The paper's 1.0 clips the whole tensor's Adam update.
 const LIFTED: f64 = 1e9;
+/// Stands in for a decay of 0, which the method's settings exclude; no different from 0 in float32.
+const NO_DECAY: f64 = 1e-12;
 
 /// One NeuroPlastic update for every match, with its learning rate wired and its settings resolved.
-pub fn tensors(c: &mut Compilation, found: &Recognition, options: &CompileOptions) -> Result<Vec<Tensor>, CompileError> {
-    let mut warnings = Warnings::default();
+///
+/// # Errors
+/// Settings out of range.
+pub fn tensors(
+    c: &mut Compilation,
+    found: &Recognition,
+    options: &CompileOptions,
+) -> Result<Vec<Tensor>, CompileError> {
+    let mut notes = Notes::default();
     let mut rates = Rates::default();
     let mut result = Vec::new();
     for m in &found.matches {
-        let settings = settings(c, m, options, &mut warnings)?;
-        let rate = rates.value(c, m, &settings);
+        let translated = translate(&c.model.graph, m, options, &mut notes)?;
+        let rate = rates.value(&mut c.model.graph, m.learning_rate, &translated);
         result.push(Tensor {
             theta: m.parameter,
             gradient: m.gradient,
-            next: c.model.graph.name_of(m.next).to_string(),
+            replaces: Some(m.next),
             rate,
-            settings,
+            settings: translated.settings,
         });
     }
-    c.report.warnings.extend(warnings.0);
+    if let Some(first) = result.first().filter(|_| chooses_rate(options)) {
+        c.default_rate = rates.start_with(&mut c.model.graph, first.settings.lr);
+    }
+    if let Some(names) = rates.several(&c.model.graph) {
+        notes
+            .say(format!("the learning rate comes from several inputs ({names}); only the first is npc's to schedule"));
+    }
+    c.report.warnings.extend(notes.0);
     Ok(result)
+}
+
+/// True when the user names a learning rate instead of taking over the one that was found.
+fn chooses_rate(options: &CompileOptions) -> bool {
+    options.preset.is_some() || options.set.iter().any(|(name, _)| name == "lr")
 }
 
 /// Remarks, each said once.
 #[derive(Default)]
-struct Warnings(Vec<String>);
+struct Notes(Vec<String>);
 
-impl Warnings {
+impl Notes {
     fn say(&mut self, text: String) {
         if !self.0.contains(&text) {
             self.0.push(text);
@@ -43,105 +64,130 @@ impl Warnings {
     }
 }
 
-fn settings(c: &Compilation, m: &Match, options: &CompileOptions, warnings: &mut Warnings) -> Result<Settings, CompileError> {
-    let graph = &c.model.graph;
-    let number = |name: &str| match m.settings.get(name) {
-        Some(Setting::Number(x)) => Some(*x),
-        Some(Setting::Input(v)) => graph.value(*v).initializer.as_ref().and_then(graph::Tensor::scalar_f64),
-        None => None,
-    };
-    for (name, setting) in &m.settings {
-        if let Setting::Input(v) = setting
-            && number(name).is_none()
-        {
-            warnings.say(format!("{name} is the graph input '{}', which has no default; NeuroPlastic uses its own default for it (--set changes it)", graph.name_of(*v)));
-        }
+/// A match in NeuroPlastic's terms.
+pub struct Translated {
+    /// Its settings.
+    pub settings: Settings,
+    /// What the found learning rate is multiplied by, beside its own scale.
+    pub rate_factor: f64,
+}
+
+/// The base a match turns into.
+fn base_of(options: &CompileOptions, kind: Kind) -> HybridBase {
+    match options.base {
+        Base::Classic => HybridBase::Classic,
+        Base::SgdMomentum => HybridBase::SgdMomentum,
+        Base::AdamW => HybridBase::AdamW,
+        // The working point is one of the paper's own form.
+        Base::Auto if options.preset.is_some() => HybridBase::Classic,
+        Base::Auto => match kind {
+            Kind::Momentum | Kind::Nesterov => HybridBase::SgdMomentum,
+            Kind::Adam | Kind::AdamW | Kind::Adamax | Kind::NAdam | Kind::AmsGrad | Kind::Lamb => HybridBase::AdamW,
+            Kind::Sgd | Kind::Adagrad | Kind::RmsProp | Kind::Adadelta | Kind::Lion => HybridBase::Classic,
+        },
     }
-    let base = base_of(options.base, m.kind);
+}
+
+fn translate(
+    graph: &Graph,
+    m: &Match,
+    options: &CompileOptions,
+    notes: &mut Notes,
+) -> Result<Translated, CompileError> {
     let mut s = match options.preset {
         Some(Preset::Paper) => Settings::paper(),
         None => Settings::default(),
     };
-    s.hybrid_base = base;
-    if options.preset.is_none() {
-        if let (None, scale) = (m.learning_rate.value, m.learning_rate.scale) {
-            s.lr = scale;
-        }
-        s.weight_decay = number("weight_decay").unwrap_or(0.0);
-        s.decoupled_weight_decay = m.decoupled_weight_decay;
+    s.hybrid_base = base_of(options, m.kind);
+    let mut rate_factor = 1.0;
+    if options.preset.is_some() {
+        notes.say("the preset's settings take the place of those that were found".into());
+    } else {
+        rate_factor = take_over(&mut s, graph, m, options, notes);
     }
-    match base {
-        HybridBase::Classic => {}
-        HybridBase::SgdMomentum => {
-            if let Some(x) = number("momentum") {
-                s.base_momentum = x;
-            }
-            if number("dampening").unwrap_or(0.0) != 0.0 {
-                warnings.say(format!("dampening {} has no counterpart in base sgd_momentum and is dropped: the velocity takes in the whole gradient", number("dampening").unwrap_or(0.0)));
-            }
-            if m.kind == Kind::Nesterov {
-                warnings.say("Nesterov's look-ahead has no counterpart in base sgd_momentum: the update follows the velocity".into());
-            }
-        }
-        HybridBase::AdamW => {
-            s.base_momentum = number("beta1").unwrap_or(s.base_momentum);
-            s.base_beta2 = number("beta2").unwrap_or(s.base_beta2);
-            let found = number("epsilon").filter(|_| !m.epsilon_missing);
-            s.base_eps = options.eps.or(found).unwrap_or(s.base_eps);
-            if s.base_eps <= 0.0 {
-                s.base_eps = 1e-8;
-            }
-            if s.weight_decay > 0.0 && !m.decoupled_weight_decay {
-                warnings.say(format!("{}'s weight decay went through the gradient; base adamw decays the parameter itself (decoupled)", m.kind.name()));
-            }
-            if !matches!(m.kind, Kind::Adam | Kind::AdamW) {
-                warnings.say(format!("{} becomes base adamw, which keeps its betas and epsilon but not what sets it apart from Adam", m.kind.name()));
-            }
-        }
-    }
-    if base != HybridBase::Classic && options.base == Base::Auto && options.preset.is_none() {
+    let chosen = |name: &str| options.set.iter().any(|(n, _)| n == name);
+    if s.hybrid_base != HybridBase::Classic && options.preset.is_none() && !chosen("max_update_norm") {
         s.max_update_norm = LIFTED;
-        warnings.say(format!("base {}: the update-norm clip is lifted (max_update_norm {LIFTED:e}), because 1.0 would clip the whole tensor's update", base.as_str()));
-    }
-    if options.base == Base::Auto && matches!(m.kind, Kind::Adagrad | Kind::RmsProp | Kind::Adadelta | Kind::Lion) {
-        warnings.say(format!("{} has no base of its own; NeuroPlastic's classic form takes its place, with the learning rate that was found", m.kind.name()));
+        let base = s.hybrid_base.as_str();
+        notes.say(format!("base {base}: the update-norm clip is lifted (max_update_norm {LIFTED:e}), because the method's 1 would clip the whole tensor's update"));
     }
     for (name, value) in &options.set {
         s.set(name, value)?;
     }
     s.check()?;
-    Ok(s)
+    Ok(Translated { settings: s, rate_factor })
 }
 
-/// Learning-rate values shared between updates.
-#[derive(Default)]
-struct Rates {
-    constant: Option<(ValueId, f64)>,
-    scaled: FxHashMap<(ValueId, u64), ValueId>,
-}
-
-impl Rates {
-    fn value(&mut self, c: &mut Compilation, m: &Match, settings: &Settings) -> ValueId {
-        let (value, scale) = match m.learning_rate.value {
-            Some(value) => (value, m.learning_rate.scale),
-            None => {
-                let (value, first) = *self.constant.get_or_insert_with(|| {
-                    let graph = &mut c.model.graph;
-                    let value = graph.add_input("learning_rate", ValueType::tensor(DType::F32, &[]));
-                    graph.value_mut(value).declared = true;
-                    graph.value_mut(value).initializer = Some(graph::Tensor::f32([], &[settings.lr as f32]));
-                    (value, m.learning_rate.scale)
-                });
-                (value, m.learning_rate.scale / first)
-            }
-        };
-        if scale == 1.0 {
-            return value;
+/// Carries a match's hyperparameters over as far as the base has a place for them, and says what it has none for.
+/// Returns a factor for the learning rate.
+fn take_over(s: &mut Settings, graph: &Graph, m: &Match, options: &CompileOptions, notes: &mut Notes) -> f64 {
+    let kind = m.kind.name();
+    let default = |v| graph.value(v).initializer.as_ref().and_then(graph::Tensor::scalar_f64);
+    for (name, setting) in &m.settings {
+        if let Setting::Input(v) = setting
+            && default(*v).is_none()
+        {
+            let input = graph.name_of(*v);
+            notes.say(format!("{kind}'s {name} is the graph input '{input}', which has no default; NeuroPlastic takes its own default for it (--set changes it)"));
         }
-        *self.scaled.entry((value, scale.to_bits())).or_insert_with(|| {
-            let graph = &mut c.model.graph;
-            let factor = graph.add_initializer("learning_rate.scale", graph::Tensor::f32([], &[scale as f32]));
-            graph.add(Node::new("Mul", [value, factor]), ["learning_rate.scaled"])[0]
-        })
+    }
+    let number = |name: &str| match m.settings.get(name)? {
+        Setting::Number(x) => Some(*x),
+        Setting::Input(v) => default(*v),
+    };
+    let found_rate = m.learning_rate.value.map_or(Some(1.0), default).map(|x| x * m.learning_rate.scale);
+    s.lr = found_rate.filter(|x| *x > 0.0).unwrap_or(s.lr);
+    s.weight_decay = number("weight_decay").unwrap_or(0.0);
+    s.decoupled_weight_decay = m.decoupled_weight_decay;
+    let decays = s.weight_decay > 0.0;
+    match s.hybrid_base {
+        HybridBase::Classic => {
+            let own = matches!(m.kind, Kind::Sgd);
+            if options.base == Base::Auto && !own {
+                notes.say(format!("{kind} has no base of its own; NeuroPlastic's classic form takes its place, with the learning rate and weight decay that were found"));
+            }
+            1.0
+        }
+        HybridBase::SgdMomentum => {
+            s.base_momentum = number("momentum").map_or(s.base_momentum, |x| x.max(NO_DECAY));
+            if decays && m.decoupled_weight_decay {
+                notes.say(format!("{kind}'s weight decay acted on the parameter (decoupled); base sgd_momentum takes it into the gradient"));
+            }
+            if m.kind == Kind::Nesterov {
+                notes.say(
+                    "Nesterov's look-ahead has no counterpart in base sgd_momentum: the update follows the velocity"
+                        .into(),
+                );
+            }
+            let dampening = number("dampening").unwrap_or(0.0);
+            if dampening == 0.0 {
+                return 1.0;
+            }
+            // A velocity that takes in (1 − d)·g is (1 − d) times the one that takes in g.
+            notes.say(format!(
+                "dampening {dampening} becomes a factor {} on the learning rate, which is the same",
+                1.0 - dampening
+            ));
+            1.0 - dampening
+        }
+        HybridBase::AdamW => {
+            s.base_momentum = number("beta1").map_or(s.base_momentum, |x| x.max(NO_DECAY));
+            s.base_beta2 = number("beta2").map_or(s.base_beta2, |x| x.max(NO_DECAY));
+            let epsilon = number("epsilon").filter(|x| !m.epsilon_missing && *x > 0.0);
+            s.base_eps = options.eps.or(epsilon).unwrap_or(s.base_eps);
+            if m.epsilon_missing && options.eps.is_none() {
+                notes.say(format!(
+                    "{kind} had no epsilon (PyTorch's exporter drops '+ 1e-8'); it is {:e} again (--eps changes it)",
+                    s.base_eps
+                ));
+            }
+            if decays && !m.decoupled_weight_decay {
+                notes.say(format!("{kind}'s weight decay went through the gradient; base adamw decays the parameter itself (decoupled)"));
+            }
+            if !matches!(m.kind, Kind::Adam | Kind::AdamW) {
+                notes.say(format!("{kind} becomes base adamw, which takes over betas, epsilon and weight decay where {kind} has them, but not what sets it apart from Adam"));
+            }
+            1.0
+        }
     }
 }
