@@ -6,17 +6,32 @@ use std::sync::Arc;
 /// Immutable bytes, either owned or a window into a memory-mapped file; cloning is cheap.
 #[derive(Clone)]
 pub enum Bytes {
-    /// On the heap.
-    Owned(Arc<[u8]>),
+    /// A window into a buffer on the heap.
+    Owned(Arc<Vec<u8>>, Range<usize>),
     /// A window into a mapped file.
     Mapped(Arc<Mmap>, Range<usize>),
+}
+
+impl Bytes {
+    /// A window into these bytes; nothing is copied.
+    ///
+    /// # Panics
+    /// When `range` does not lie inside.
+    pub fn slice(&self, range: Range<usize>) -> Bytes {
+        assert!(range.start <= range.end && range.end <= self.len(), "window {range:?} of {} bytes", self.len());
+        let moved = |outer: &Range<usize>| outer.start + range.start..outer.start + range.end;
+        match self {
+            Bytes::Owned(bytes, outer) => Bytes::Owned(bytes.clone(), moved(outer)),
+            Bytes::Mapped(map, outer) => Bytes::Mapped(map.clone(), moved(outer)),
+        }
+    }
 }
 
 impl Deref for Bytes {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
         match self {
-            Bytes::Owned(bytes) => bytes,
+            Bytes::Owned(bytes, range) => &bytes[range.clone()],
             Bytes::Mapped(map, range) => &map[range.clone()],
         }
     }
@@ -24,7 +39,8 @@ impl Deref for Bytes {
 
 impl From<Vec<u8>> for Bytes {
     fn from(bytes: Vec<u8>) -> Self {
-        Bytes::Owned(bytes.into())
+        let len = bytes.len();
+        Bytes::Owned(Arc::new(bytes), 0..len)
     }
 }
 

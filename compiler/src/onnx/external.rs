@@ -21,12 +21,17 @@ impl External {
         External { base: base.map(Path::to_path_buf), maps: HashMap::new() }
     }
 
-    /// The bytes a tensor's `external_data` entries point at; `wanted` is what its shape asks for.
+    /// The bytes a tensor's `external_data` entries point at; `wanted` is how many its shape asks for, `place` names it.
     ///
     /// # Errors
     /// A path that leaves the model's folder, a missing file, a range outside the file.
-    pub fn bytes(&mut self, tensor: &str, entries: &[(String, String)], wanted: usize) -> Result<Bytes, LoadError> {
-        let here = || format!("tensor '{tensor}'");
+    pub fn bytes(
+        &mut self,
+        place: &str,
+        entries: &[(String, String)],
+        wanted: Option<usize>,
+    ) -> Result<Bytes, LoadError> {
+        let here = || place.to_string();
         let entry = |key: &str| entries.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str());
         let number = |key: &str| match entry(key) {
             None => Ok(None),
@@ -80,7 +85,7 @@ impl External {
             }
         };
         let offset = number("offset")?.unwrap_or(0);
-        let length = number("length")?.unwrap_or(wanted);
+        let length = number("length")?.or(wanted).unwrap_or(map.len().saturating_sub(offset));
         match offset.checked_add(length).filter(|end| *end <= map.len()) {
             Some(end) => Ok(Bytes::Mapped(map, offset..end)),
             None => Err(LoadError::invalid(
