@@ -18,6 +18,10 @@ const FUNCTIONS_IR: i64 = 8;
 /// # Errors
 /// An opset too old, or settings that one function cannot hold.
 pub fn emit(c: &mut Compilation, emit: Emit) -> Result<(), CompileError> {
+    if c.model.opset_of("").is_none() {
+        // A model of training operators alone imports no standard operators yet.
+        c.model.opsets.push(Opset { domain: String::new(), version: 17 });
+    }
     let opset = c.model.opset();
     if opset < neuroplastic::OPSET {
         return Err(CompileError::Opset(opset, "NeuroPlastic's body", neuroplastic::OPSET));

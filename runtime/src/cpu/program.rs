@@ -7,6 +7,7 @@ use crate::{HostTensor, RuntimeError};
 use npc_compiler::graph::{Model, ValueId};
 use npc_compiler::neuroplastic::DOMAIN;
 use npc_compiler::onnx;
+use npc_compiler::optimizers::operators::lower::lower;
 use rayon::ThreadPool;
 use std::sync::Arc;
 use tract_linalg::multithread::{Executor, multithread_tract_scope};
@@ -52,6 +53,7 @@ impl Program {
         onnx::inline_functions(&mut model, |node| node.domain == DOMAIN)?;
         model.functions.clear();
         let graph = &mut model.graph;
+        lower(graph);
         if let Some(names) = &options.outputs {
             let find = |name: &String| graph.value_named(name).ok_or_else(|| RuntimeError::Output(name.clone()));
             graph.outputs = names.iter().map(find).collect::<Result<_, _>>()?;
