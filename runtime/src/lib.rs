@@ -1,8 +1,10 @@
 //! Runs compiled training steps: tract on the CPU, data, the training loop.
 
 pub mod cpu;
+pub mod data;
 mod error;
 mod tensor;
+pub mod train;
 
 pub use error::RuntimeError;
 pub use tensor::HostTensor;

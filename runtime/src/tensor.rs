@@ -63,6 +63,16 @@ impl HostTensor {
         Ok(tensor)
     }
 
+    /// The same numbers in another element type.
+    ///
+    /// # Errors
+    /// For an element type the CPU engine does not compute in.
+    pub fn cast(&self, dtype: DType) -> Result<Self, RuntimeError> {
+        let dt = datum_type(dtype).ok_or_else(|| RuntimeError::Type { value: "tensor".into(), dtype: dtype.to_string() })?;
+        let tensor = self.0.cast_to_dt(dt).map_err(|e| RuntimeError::Prepare(e.to_string()))?;
+        Ok(HostTensor(tensor.into_owned()))
+    }
+
     /// Element type.
     pub fn dtype(&self) -> DType {
         match self.0.datum_type() {

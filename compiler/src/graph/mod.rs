@@ -6,6 +6,9 @@
 
 mod dtype;
 mod node;
+pub mod diff;
+pub mod dot;
+pub mod json;
 pub mod patch;
 pub mod text;
 pub mod verify;
