@@ -5,6 +5,7 @@ pub mod data;
 mod error;
 mod tensor;
 pub mod train;
+pub mod verify;
 
 pub use error::RuntimeError;
 pub use tensor::HostTensor;
