@@ -147,3 +147,5 @@ fn limited(message: write::Message) -> Result<write::Message, SaveError> {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod prof;

@@ -31,16 +31,7 @@ impl Reader<'_> {
         }
         // A node that names its operator and its output takes 16 bytes and more.
         graph.reserve(nodes.min(range.len() / 16), values.min(range.len() / 16));
-        for info in self.each(&range, 11) {
-            let id = self.value_info(&mut graph, &info?, None)?;
-            if graph.value(id).is_input {
-                return Err(LoadError::invalid(
-                    format!("graph input '{}'", graph.name_of(id)),
-                    "is declared twice; names must be unique",
-                ));
-            }
-            graph.make_input(id);
-        }
+        // First, so that saving keeps their order.
         for tensor in self.each(&range, 5) {
             let tensor = self.tensor(tensor?)?;
             let id = graph.intern(&tensor.name);
@@ -53,6 +44,16 @@ impl Reader<'_> {
             }
             value.ty.get_or_insert_with(|| ValueType::tensor(tensor.dtype, &tensor.dims));
             value.initializer = Some(Tensor { name: String::new(), ..tensor });
+        }
+        for info in self.each(&range, 11) {
+            let id = self.value_info(&mut graph, &info?, None)?;
+            if graph.value(id).is_input {
+                return Err(LoadError::invalid(
+                    format!("graph input '{}'", graph.name_of(id)),
+                    "is declared twice; names must be unique",
+                ));
+            }
+            graph.make_input(id);
         }
         self.nodes(&mut graph, &range, 1)?;
         for info in self.each(&range, 12) {

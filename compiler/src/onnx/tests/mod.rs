@@ -3,6 +3,8 @@ use super::*;
 use crate::graph::{AttributeValue, Dim, Payload};
 use std::path::PathBuf;
 
+mod random;
+
 fn models() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../models")
 }
