@@ -147,5 +147,3 @@ fn limited(message: write::Message) -> Result<write::Message, SaveError> {
 
 #[cfg(test)]
 mod tests;
-#[cfg(test)]
-mod prof;

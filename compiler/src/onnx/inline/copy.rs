@@ -133,11 +133,7 @@ impl<'a> Copy<'a> {
     }
 
     /// Resolves attribute references and copies sub-graphs.
-    fn attributes(
-        &mut self,
-        node: &mut Node,
-        outer: &FxHashMap<String, Option<String>>,
-    ) -> Result<(), InlineError> {
+    fn attributes(&mut self, node: &mut Node, outer: &FxHashMap<String, Option<String>>) -> Result<(), InlineError> {
         let is_constant = node.is("Constant");
         let mut attributes = Vec::with_capacity(node.attributes.len());
         for mut attribute in std::mem::take(&mut node.attributes) {
@@ -170,11 +166,7 @@ impl<'a> Copy<'a> {
         Ok(())
     }
 
-    fn sub_graph(
-        &mut self,
-        from: &Graph,
-        outer: &FxHashMap<String, Option<String>>,
-    ) -> Result<Graph, InlineError> {
+    fn sub_graph(&mut self, from: &Graph, outer: &FxHashMap<String, Option<String>>) -> Result<Graph, InlineError> {
         let mut into = Graph::new(&from.name);
         (into.doc, into.metadata, into.unknown) = (from.doc.clone(), from.metadata.clone(), from.unknown.clone());
         let mut map = Map::default();

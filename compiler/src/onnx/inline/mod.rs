@@ -29,7 +29,9 @@ pub enum InlineError {
         attribute: String,
     },
     /// More arguments than the function takes.
-    #[error("node '{node}' calls the function {function} with more inputs or outputs than it has; export the model again")]
+    #[error(
+        "node '{node}' calls the function {function} with more inputs or outputs than it has; export the model again"
+    )]
     Arity {
         /// Calling node.
         node: String,
@@ -60,7 +62,9 @@ pub enum InlineError {
         model: i64,
     },
     /// Functions that call functions that call functions ….
-    #[error("the model-local functions call each other more than 200 deep, which npc does not follow; export the model again")]
+    #[error(
+        "the model-local functions call each other more than 200 deep, which npc does not follow; export the model again"
+    )]
     TooDeep,
     /// A graph that would not fit memory.
     #[error("expanding the model-local functions would give {0} nodes, more than npc takes on; export the model again")]
@@ -150,12 +154,7 @@ impl<'a> Inliner<'a> {
     }
 
     /// Nodes that a graph has once its calls are expanded; `sizes` holds `None` for functions under way.
-    fn size(
-        &self,
-        graph: &Graph,
-        sizes: &mut FxHashMap<Key, Option<u64>>,
-        depth: usize,
-    ) -> Result<u64, InlineError> {
+    fn size(&self, graph: &Graph, sizes: &mut FxHashMap<Key, Option<u64>>, depth: usize) -> Result<u64, InlineError> {
         if depth > DEPTH {
             return Err(InlineError::TooDeep);
         }

@@ -193,9 +193,13 @@ fn cycle(graph: &Graph, tangled: &[NodeId]) -> String {
         next = graph.dag().neighbors_directed(node, petgraph::Incoming).find(|n| members.contains(n));
     }
     let start = path.iter().position(|n| Some(*n) == next).unwrap_or(0);
-    let mut names: Vec<String> = path[start..].iter().rev().take(4).map(|n| place(graph.node(*n), graph)).collect();
-    if path.len() - start > names.len() {
-        names.push(format!("{} more", path.len() - start - names.len()));
+    let mut around: Vec<NodeId> = path.split_off(start);
+    around.reverse();
+    let first = around.iter().enumerate().min_by_key(|(_, n)| **n).map_or(0, |(i, _)| i);
+    around.rotate_left(first);
+    let mut names: Vec<String> = around.iter().take(4).map(|n| place(graph.node(*n), graph)).collect();
+    if around.len() > names.len() {
+        names.push(format!("{} more", around.len() - names.len()));
     }
     names.join(" → ")
 }

@@ -53,11 +53,8 @@ fn note() -> impl Strategy<Value = String> {
 }
 
 fn value_type() -> impl Strategy<Value = ValueType> {
-    let dim = prop_oneof![
-        (0usize..1 << 40).prop_map(Dim::Known),
-        "[a-z]{1,5}".prop_map(Dim::Symbol),
-        Just(Dim::Unknown)
-    ];
+    let dim =
+        prop_oneof![(0usize..1 << 40).prop_map(Dim::Known), "[a-z]{1,5}".prop_map(Dim::Symbol), Just(Dim::Unknown)];
     prop_oneof![
         4 => (0i32..30, proptest::option::of(vec(dim, 0..5)))
             .prop_map(|(dtype, shape)| ValueType::Tensor { dtype: DType(dtype), shape }),
@@ -260,10 +257,7 @@ fn same_values(a: &Graph, b: &Graph) -> Result<(), TestCaseError> {
     prop_assert_eq!((&a.doc, &a.metadata, &a.unknown), (&b.doc, &b.metadata, &b.unknown));
     for (x, y) in a.node_ids().zip(b.node_ids()) {
         let (x, y) = (a.node(x), b.node(y));
-        prop_assert_eq!(
-            (&x.doc, &x.overload, &x.metadata, &x.unknown),
-            (&y.doc, &y.overload, &y.metadata, &y.unknown)
-        );
+        prop_assert_eq!((&x.doc, &x.overload, &x.metadata, &x.unknown), (&y.doc, &y.overload, &y.metadata, &y.unknown));
         prop_assert_eq!(x.captures.len(), y.captures.len());
         for (x, y) in x.attributes.iter().zip(&y.attributes) {
             match (&x.value, &y.value) {
