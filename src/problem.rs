@@ -10,15 +10,13 @@ use std::process::ExitCode;
 #[error("{message}")]
 pub struct Problem {
     message: String,
-    #[help]
-    help: Option<String>,
     code: u8,
 }
 
 impl Problem {
     /// Bad input (exit code 3).
     pub fn input(error: impl Display) -> Self {
-        Problem { message: error.to_string(), help: None, code: 3 }
+        Problem { message: error.to_string(), code: 3 }
     }
 
     /// Bad input in a file.
@@ -28,12 +26,7 @@ impl Problem {
 
     /// Wrong usage (exit code 2).
     pub fn usage(error: impl Display) -> Self {
-        Problem { message: error.to_string(), help: None, code: 2 }
-    }
-
-    /// Adds a way out.
-    pub fn help(self, help: impl Into<String>) -> Self {
-        Problem { help: Some(help.into()), ..self }
+        Problem { message: error.to_string(), code: 2 }
     }
 
     /// Prints the diagnostic to standard error; returns its exit code.

@@ -78,8 +78,19 @@ fn graphs(a: &Graph, b: &Graph, result: &mut Diff) {
     };
     result.removed.extend(missing(&x, &y));
     result.added.extend(missing(&y, &x));
-    result.removed.extend(only(a, &left, &right));
-    result.added.extend(only(b, &right, &left));
+    let (gone, new) = (only(a, &left, &right), only(b, &right, &left));
+    if gone.is_empty() && new.is_empty() {
+        // The same nodes may still feed other outputs.
+        for v in &a.outputs {
+            let name = a.name_of(*v);
+            let other = b.value_named(name).filter(|w| b.outputs.contains(w));
+            if other.is_some_and(|w| left.values.get(v) != right.values.get(&w)) {
+                result.removed.push(format!("output {name}, computed by another node"));
+            }
+        }
+    }
+    result.removed.extend(gone);
+    result.added.extend(new);
 }
 
 /// Fingerprints: of a value, what it is computed from; of a node, its operator, attributes and arguments.
@@ -106,7 +117,6 @@ impl Prints {
             };
             prints.values.insert(id, print);
         }
-        let exported: FxHashMap<ValueId, &str> = g.outputs.iter().map(|v| (*v, g.name_of(*v))).collect();
         for id in g.order().unwrap_or_else(|_| g.node_ids().collect()) {
             let node = g.node(id);
             let arguments: Vec<Option<u64>> =
@@ -118,11 +128,8 @@ impl Prints {
             for (slot, v) in node.outputs.iter().enumerate().filter_map(|(i, v)| Some((i, (*v)?))) {
                 prints.values.insert(v, hashed((own, slot)));
             }
-            // Two nodes that compute the same are told apart by the outputs they feed.
-            let names: Vec<Option<&&str>> = node.outputs.iter().map(|v| v.and_then(|v| exported.get(&v))).collect();
-            let print = hashed((own, names));
-            prints.nodes.insert(id, print);
-            *prints.count.entry(print).or_default() += 1;
+            prints.nodes.insert(id, own);
+            *prints.count.entry(own).or_default() += 1;
         }
         prints
     }
@@ -224,6 +231,17 @@ mod tests {
         assert_eq!(d.removed, ["y = Relu(x)"]);
         assert_eq!(d.added, ["y = Neg(x)"]);
         assert!(d.to_string().contains("Relu") && d.to_string().contains("-1"));
+        let swapped = model(|g, x| {
+            let [a] = g.add(Node::new("Relu", [x]), ["q"]);
+            let [b] = g.add(Node::new("Neg", [x]), ["p"]);
+            g.outputs.extend([b, a]);
+        });
+        let straight = model(|g, x| {
+            let [a] = g.add(Node::new("Relu", [x]), ["p"]);
+            let [b] = g.add(Node::new("Neg", [x]), ["q"]);
+            g.outputs.extend([a, b]);
+        });
+        assert!(!diff(&straight, &swapped).is_empty());
         let mut wider = relu.clone();
         wider.graph.add_input("z", ValueType::tensor(DType::F32, &[3]));
         assert_eq!(diff(&relu, &wider).added, ["input z: f32[3]"]);
