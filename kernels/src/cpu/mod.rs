@@ -4,6 +4,7 @@
 //! current rayon pool. How work is cut depends on shapes only and every sum has one fixed order, so results are
 //! bitwise the same for any number of threads.
 
+pub mod contraction;
 pub mod conv;
 mod error;
 mod geometry;

@@ -1,7 +1,7 @@
 //! The CPU engine: tract, with operators of our own where tract lacks one or is slow.
 
 mod neuroplastic;
-mod pool;
+mod prepare;
 mod program;
 
 pub use program::{Program, ProgramOptions};

@@ -1,6 +1,5 @@
 //! `ai.neuroplastic::NeuroPlastic` and `PlasticitySignal` as tract operators over the fused kernels.
 
-use super::pool;
 use half::f16;
 use npc_kernels::neuroplastic::{
     Config, Element, Gates, HybridBase, Inputs, Mode, ModulationTarget, OrthogonalNormalization, Tensors, Traces, Workspace, plasticity_signal,
@@ -236,7 +235,7 @@ impl NeuroPlastic {
             base_momentum: next(),
             base_variance: next(),
         };
-        pool::install(|| step(&self.config.0, scalars, tensors, &self.workspace.0.0, None)).map_err(|e| format_err!("{e}"))
+        step(&self.config.0, scalars, tensors, &self.workspace.0.0, None).map_err(|e| format_err!("{e}"))
     }
 }
 
@@ -304,7 +303,7 @@ impl EvalOp for Signal {
                 variance: variance?.as_slice()?,
             };
             let gates = gates(&inputs[0])?;
-            pool::install(|| plasticity_signal(config, &gates, traces)).map_err(|e| format_err!("{e}"))
+            plasticity_signal(config, &gates, traces).map_err(|e| format_err!("{e}"))
         }
         let signal = match inputs[1].datum_type() {
             DatumType::F16 => traces::<f16>(&self.config.0, &inputs)?,

@@ -1,6 +1,6 @@
 //! A compiled step, ready to run.
 
-use super::{neuroplastic, pool};
+use super::neuroplastic;
 use crate::error::one_line;
 use crate::tensor::datum_type;
 use crate::{HostTensor, RuntimeError};
@@ -58,7 +58,8 @@ impl Program {
             let find = |name: &String| graph.value_named(name).ok_or_else(|| RuntimeError::Output(name.clone()));
             graph.outputs = names.iter().map(find).collect::<Result<_, _>>()?;
             graph.remove_dead();
-            let idle: Vec<ValueId> = graph.inputs.iter().copied().filter(|v| graph.value(*v).consumers.is_empty()).collect();
+            let idle: Vec<ValueId> =
+                graph.inputs.iter().copied().filter(|v| graph.value(*v).consumers.is_empty()).collect();
             graph.remove_inputs(&idle);
         }
         let mut inputs = Vec::new();
@@ -66,7 +67,8 @@ impl Program {
             let value = graph.value_mut(id);
             let default = value.initializer.take().map(|t| HostTensor::from_constant(&t)).transpose()?;
             let dtype = value.dtype().unwrap_or(npc_compiler::graph::DType::F32);
-            let datum_type = datum_type(dtype).ok_or_else(|| RuntimeError::Type { value: value.name.clone(), dtype: dtype.to_string() })?;
+            let datum_type = datum_type(dtype)
+                .ok_or_else(|| RuntimeError::Type { value: value.name.clone(), dtype: dtype.to_string() })?;
             inputs.push(Input { name: value.name.clone(), datum_type, default });
         }
         let outputs = graph.outputs.iter().map(|v| graph.name_of(*v).to_string()).collect();
@@ -75,8 +77,13 @@ impl Program {
         for id in graph.node_ids() {
             let node = graph.node(id);
             if !framework.op_register.0.contains_key(&node.op_type) {
-                let op = if node.domain.is_empty() { node.op_type.clone() } else { format!("{}::{}", node.domain, node.op_type) };
-                let name = if node.name.is_empty() { node.output(0).map_or("", |v| graph.name_of(v)) } else { &node.name };
+                let op = if node.domain.is_empty() {
+                    node.op_type.clone()
+                } else {
+                    format!("{}::{}", node.domain, node.op_type)
+                };
+                let name =
+                    if node.name.is_empty() { node.output(0).map_or("", |v| graph.name_of(v)) } else { &node.name };
                 return Err(RuntimeError::Unsupported { op, node: name.to_string() });
             }
         }
@@ -130,7 +137,8 @@ impl Program {
         };
         let state = &mut self.plans[at].1;
         let executor = if self.threads > 1 { Executor::MultiThread(self.pool.clone()) } else { Executor::SingleThread };
-        let results = pool::with(&self.pool, || multithread_tract_scope(executor, || state.run(values)));
+        // Inside the pool, so that no operator has to hand its work over to it.
+        let results = self.pool.install(|| multithread_tract_scope(executor, || state.run(values)));
         let results = results.map_err(|e| RuntimeError::Step(one_line(&e)))?;
         Ok(self.outputs.iter().cloned().zip(results.into_iter().map(|v| HostTensor(v.into_tensor()))).collect())
     }
@@ -141,7 +149,8 @@ impl Program {
         for (i, (input, shape)) in self.inputs.iter().zip(shapes).enumerate() {
             let declared = model.input_fact(i).map_err(prepare)?.shape.concretize();
             let fits = declared.as_ref().is_none_or(|dims| {
-                dims.len() == shape.len() && dims.iter().zip(shape).all(|(d, n)| d.as_i64().is_none_or(|d| d == *n as i64))
+                dims.len() == shape.len()
+                    && dims.iter().zip(shape).all(|(d, n)| d.as_i64().is_none_or(|d| d == *n as i64))
             });
             if !fits {
                 let want = format!("{:?}", declared.unwrap_or_default());
@@ -149,7 +158,9 @@ impl Program {
             }
             model.set_input_fact(i, input.datum_type.fact(shape).into()).map_err(prepare)?;
         }
-        let typed = model.into_optimized().map_err(prepare)?;
+        let mut typed = model.into_typed().and_then(TypedModel::into_decluttered).map_err(prepare)?;
+        super::prepare::run(&mut typed).map_err(prepare)?;
+        typed.optimize().map_err(prepare)?;
         let plan = typed.into_runnable().map_err(prepare)?;
         plan.spawn().map_err(prepare)
     }
