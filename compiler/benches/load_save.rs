@@ -6,6 +6,8 @@
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use npc_compiler::graph::{DType, Graph, Model, Node, Opset, Tensor, ValueId, ValueType};
 use npc_compiler::onnx::{SaveOptions, load, save};
+use std::cell::LazyCell;
+use std::path::PathBuf;
 use std::time::Duration;
 
 fn model(graph: Graph) -> Model {
@@ -78,18 +80,43 @@ fn weights(mebibytes: usize) -> Model {
     model(graph)
 }
 
+/// The model as a file, written when the first benchmark that needs it runs.
+struct Files {
+    _folder: tempfile::TempDir,
+    from: PathBuf,
+    to: PathBuf,
+    model: LazyCell<(), Box<dyn FnOnce()>>,
+}
+
+impl Files {
+    fn new(make: impl FnOnce() -> Model + 'static) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let (from, to) = (folder.path().join("in.onnx"), folder.path().join("out.onnx"));
+        let path = from.clone();
+        let write = move || save(&make(), &path, &SaveOptions::default()).expect("a writable folder");
+        Files { _folder: folder, from, to, model: LazyCell::new(Box::new(write)) }
+    }
+
+    fn load(&self) -> Model {
+        LazyCell::force(&self.model);
+        load(&self.from).expect("a valid model")
+    }
+
+    fn save(&self, model: &Model, external_data: bool) {
+        save(model, &self.to, &SaveOptions { external_data }).expect("a writable folder");
+    }
+}
+
 fn nodes(c: &mut Criterion) {
     let mut group = c.benchmark_group("nodes");
     group.sample_size(10).warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(3));
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let (from, to) = (folder.path().join("in.onnx"), folder.path().join("out.onnx"));
     for count in [1_000, 10_000, 100_000] {
-        save(&training_step(count / LAYER), &from, &SaveOptions::default()).expect("a writable folder");
+        let files = Files::new(move || training_step(count / LAYER));
         group.throughput(Throughput::Elements(count as u64));
-        group.bench_function(BenchmarkId::new("load", count), |b| b.iter(|| load(&from).expect("a valid model")));
-        let model = load(&from).expect("a valid model");
+        group.bench_function(BenchmarkId::new("load", count), |b| b.iter_with_large_drop(|| files.load()));
         group.bench_function(BenchmarkId::new("save", count), |b| {
-            b.iter(|| save(&model, &to, &SaveOptions::default()).expect("a writable folder"))
+            let model = files.load();
+            b.iter(|| files.save(&model, false))
         });
     }
 }
@@ -97,21 +124,18 @@ fn nodes(c: &mut Criterion) {
 fn payloads(c: &mut Criterion) {
     let mut group = c.benchmark_group("weights");
     group.sample_size(10).warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(5));
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let (from, to) = (folder.path().join("in.onnx"), folder.path().join("out.onnx"));
     for size in [64, 256, 1024] {
-        save(&weights(size), &from, &SaveOptions::default()).expect("a writable folder");
+        let files = Files::new(move || weights(size));
         group.throughput(Throughput::Bytes((size as u64) << 20));
         group.bench_function(BenchmarkId::new("fs_copy", size), |b| {
-            b.iter(|| std::fs::copy(&from, &to).expect("a writable folder"))
+            files.load();
+            b.iter(|| std::fs::copy(&files.from, &files.to).expect("a writable folder"))
         });
         for external_data in [false, true] {
             let id = BenchmarkId::new(if external_data { "load_save_external" } else { "load_save" }, size);
             group.bench_function(id, |b| {
-                b.iter(|| {
-                    let model = load(&from).expect("a valid model");
-                    save(&model, &to, &SaveOptions { external_data }).expect("a writable folder");
-                })
+                files.load();
+                b.iter(|| files.save(&files.load(), external_data))
             });
         }
     }

@@ -16,7 +16,7 @@ mod tensor;
 
 pub use dtype::DType;
 pub use node::{Attribute, AttributeValue, Node};
-pub use tensor::{Bytes, Payload, Tensor};
+pub use tensor::{Bytes, MappedFile, Payload, Tensor};
 
 use petgraph::stable_graph::{NodeIndex, StableDiGraph};
 use rustc_hash::FxHashMap;

@@ -1,7 +1,9 @@
 use super::DType;
 use memmap2::Mmap;
+use std::fs::File;
+use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::ops::{Deref, Range};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Immutable bytes, either owned or a window into a memory-mapped file; cloning is cheap.
 #[derive(Clone)]
@@ -9,7 +11,51 @@ pub enum Bytes {
     /// A window into a buffer on the heap.
     Owned(Arc<Vec<u8>>, Range<usize>),
     /// A window into a mapped file.
-    Mapped(Arc<Mmap>, Range<usize>),
+    Mapped(Arc<MappedFile>, Range<usize>),
+}
+
+/// A file mapped into memory, read-only.
+pub struct MappedFile {
+    map: Mmap,
+    file: Mutex<File>,
+}
+
+impl MappedFile {
+    /// Maps a whole file.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn new(file: File) -> io::Result<Self> {
+        // SAFETY: the map is read-only; a file truncated by someone else while mapped is outside our control.
+        let map = unsafe { Mmap::map(&file) }?;
+        Ok(MappedFile { map, file: Mutex::new(file) })
+    }
+
+    /// Copies a range into another file at its cursor, inside the kernel where the system can do that, so that the
+    /// range need not pass through this process.
+    ///
+    /// # Errors
+    /// What the system says; a file that has become shorter.
+    pub fn copy_to(&self, range: Range<usize>, mut target: &File) -> io::Result<()> {
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        file.seek(SeekFrom::Start(range.start as u64))?;
+        let copied = io::copy(&mut (&*file).take(range.len() as u64), &mut target)?;
+        if copied == range.len() as u64 { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+    }
+}
+
+impl Deref for MappedFile {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        &self.map
+    }
+}
+
+impl From<MappedFile> for Bytes {
+    fn from(file: MappedFile) -> Self {
+        let len = file.len();
+        Bytes::Mapped(Arc::new(file), 0..len)
+    }
 }
 
 impl Bytes {

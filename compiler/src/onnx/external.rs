@@ -1,8 +1,7 @@
 //! Tensor data kept in files beside the model.
 
 use super::LoadError;
-use crate::graph::Bytes;
-use memmap2::Mmap;
+use crate::graph::{Bytes, MappedFile};
 use std::collections::HashMap;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
@@ -12,7 +11,7 @@ use std::sync::Arc;
 pub struct External {
     /// Folder of the model; `None` for a model that does not come from a file.
     base: Option<PathBuf>,
-    maps: HashMap<PathBuf, Arc<Mmap>>,
+    maps: HashMap<PathBuf, Arc<MappedFile>>,
 }
 
 impl External {
@@ -78,8 +77,7 @@ impl External {
                     ));
                 }
                 let file = std::fs::File::open(&real).map_err(missing)?;
-                // SAFETY: the map is read-only; a file truncated by someone else while mapped is outside our control.
-                let map = Arc::new(unsafe { Mmap::map(&file) }.map_err(missing)?);
+                let map = Arc::new(MappedFile::new(file).map_err(missing)?);
                 self.maps.insert(path.clone(), map.clone());
                 map
             }

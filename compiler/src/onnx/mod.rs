@@ -3,8 +3,8 @@
 //! [`load`] maps the file, walks its wire format ([`scan`]) to refuse damaged and hostile input before anything is
 //! allocated, and reads it straight into the IR ([`read`]); weights stay in the map. [`save`] writes the IR ([`write`])
 //! beside the target and renames. Both speak protobuf's wire format themselves ([`wire`]): the general parser for ONNX
-//! copies every weight, ends at 2 GiB, drops fields newer than its schema and builds only with a protobuf release of
-//! known recursion flaw; tests use it as the independent witness.
+//! copies every weight, ends at 2 GiB and builds only with a protobuf release of known recursion flaw; tests use it as
+//! the independent witness.
 
 mod attribute_type;
 mod error;
@@ -19,10 +19,8 @@ mod write;
 pub use error::{LoadError, SaveError};
 pub use inline::{InlineError, inline_functions};
 
-use crate::graph::{Bytes, Model};
-use memmap2::Mmap;
+use crate::graph::{Bytes, MappedFile, Model};
 use std::path::Path;
-use std::sync::Arc;
 
 /// protobuf's limit on one message.
 const LIMIT: u64 = i32::MAX as u64;
@@ -51,10 +49,7 @@ pub fn load(path: &Path) -> Result<Model, LoadError> {
     }
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let bytes = if about.is_file() {
-        // SAFETY: the map is read-only; a file truncated by someone else while mapped is outside our control.
-        let map = unsafe { Mmap::map(&file) }.map_err(io)?;
-        let len = map.len();
-        Bytes::Mapped(Arc::new(map), 0..len)
+        Bytes::from(MappedFile::new(file).map_err(io)?)
     } else {
         // A pipe cannot be mapped.
         let mut bytes = Vec::new();

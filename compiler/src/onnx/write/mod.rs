@@ -12,8 +12,8 @@ use crate::graph::{
     Value, ValueType,
 };
 use message::INLINE;
-pub use message::Message;
-use std::io::{self, Read as _, Write};
+pub use message::{Message, Output};
+use std::io::{self, Read as _};
 
 /// Where large tensors go instead of the message.
 pub struct Sidecar {
@@ -31,11 +31,11 @@ impl Sidecar {
     }
 
     /// Writes the file out.
-    pub fn write_to(&self, out: &mut impl Write) -> io::Result<()> {
+    pub fn write_to(&self, out: &mut impl Output) -> io::Result<()> {
         let mut at = 0;
         for (offset, bytes) in &self.payloads {
             io::copy(&mut io::repeat(0).take(offset - at), out)?;
-            out.write_all(bytes)?;
+            out.payload(bytes)?;
             at = offset + bytes.len() as u64;
         }
         Ok(())
