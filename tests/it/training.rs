@@ -77,3 +77,55 @@ fn verify_tells_equal_from_different() {
     assert_eq!(npc(["diff", text(&step), text(&out)]).status.code(), Some(1));
     assert_eq!(npc(["diff", text(&step), text(&step)]).status.code(), Some(0));
 }
+
+/// Ends a run after a number of steps, as Ctrl-C does.
+struct StopAfter(usize);
+
+impl npc_runtime::train::Observer for StopAfter {
+    fn step(&mut self, _: &npc_runtime::train::Progress) {
+        self.0 = self.0.saturating_sub(1);
+    }
+    fn epoch(&mut self, _: &npc_runtime::train::Epoch) {}
+    fn stop(&mut self) -> bool {
+        self.0 == 0
+    }
+}
+
+#[test]
+fn a_run_stopped_inside_an_epoch_goes_on_where_it_was() {
+    use npc_compiler::{CompileOptions, compile, onnx};
+    use npc_runtime::train::{TrainOptions, train};
+    let folder = tempfile::tempdir().unwrap();
+    let original = onnx::load(&model("pytorch-train-step/mlp_adamw.onnx")).unwrap();
+    let compiled = compile(original, &CompileOptions::default()).unwrap();
+    let run = |out: &str, resume: bool, stop: usize| {
+        let options = TrainOptions {
+            data: text(&model("fashion-mnist")).into(),
+            epochs: 2,
+            batch_size: None,
+            lr: Some(0.001),
+            seed: 7,
+            threads: 2,
+            out: folder.path().join(out),
+            resume,
+            weights: None,
+        };
+        train(&compiled.model, &compiled.bindings, &options, &mut StopAfter(stop)).unwrap()
+    };
+    assert!(!run("whole", false, usize::MAX).interrupted);
+    assert!(run("parts", false, 100).interrupted);
+    assert!(run("parts", true, 700).interrupted);
+    // A line whose epoch the checkpoint does not hold: written just before a crash.
+    let metrics = folder.path().join("parts/metrics.jsonl");
+    let lines = std::fs::read_to_string(&metrics).unwrap();
+    assert_eq!(lines.lines().count(), 1);
+    std::fs::write(&metrics, format!("{lines}{lines}")).unwrap();
+    assert!(!run("parts", true, usize::MAX).interrupted);
+    let read = |run: &str, file: &str| std::fs::read(folder.path().join(run).join(file)).unwrap();
+    assert_eq!(read("whole", "model.onnx"), read("parts", "model.onnx"));
+    assert_eq!(std::fs::read_to_string(&metrics).unwrap().lines().count(), 2);
+    let (a, b) = (last(&folder.path().join("whole")), last(&folder.path().join("parts")));
+    for key in ["epoch", "train_loss", "train_accuracy", "test_loss", "test_accuracy"] {
+        assert_eq!(a[key], b[key], "{key}");
+    }
+}

@@ -4,6 +4,9 @@ use super::DataError;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+/// Longest possible header: the magic number and 255 extents.
+const HEADER: u64 = 4 + 4 * 255;
+
 /// Unsigned bytes with their extents.
 pub struct Array {
     /// Extents.
@@ -24,13 +27,13 @@ pub fn find(folder: &Path, stem: &str) -> Option<PathBuf> {
 pub fn read(path: &Path) -> Result<Array, DataError> {
     let failed = |why: String| DataError::Read { path: path.to_path_buf(), why };
     let file = std::fs::File::open(path).map_err(|e| failed(e.to_string()))?;
-    let mut bytes = Vec::new();
-    let result = if path.extension().is_some_and(|e| e == "gz") {
-        flate2::read::GzDecoder::new(file).read_to_end(&mut bytes)
+    let mut reader: Box<dyn Read> = if path.extension().is_some_and(|e| e == "gz") {
+        Box::new(flate2::read::GzDecoder::new(file))
     } else {
-        std::io::BufReader::new(file).read_to_end(&mut bytes)
+        Box::new(std::io::BufReader::new(file))
     };
-    result.map_err(|e| failed(e.to_string()))?;
+    let mut bytes = Vec::new();
+    reader.by_ref().take(HEADER).read_to_end(&mut bytes).map_err(|e| failed(e.to_string()))?;
     let (kind, rank) = match bytes.get(..4) {
         Some([0, 0, kind, rank]) => (*kind, usize::from(*rank)),
         _ => return Err(failed("it is not an IDX file".into())),
@@ -46,6 +49,9 @@ pub fn read(path: &Path) -> Result<Array, DataError> {
         .map(|b| b.iter().fold(0, |n, x| n << 8 | usize::from(*x)))
         .collect();
     let wanted = dims.iter().try_fold(1usize, |n, d| n.checked_mul(*d));
+    // One byte more than the header asks for tells a longer file, however much a hostile one unpacks to.
+    let rest = wanted.and_then(|n| (n as u64).checked_add(header as u64 + 1)).map_or(0, |n| n.saturating_sub(bytes.len() as u64));
+    reader.take(rest).read_to_end(&mut bytes).map_err(|e| failed(e.to_string()))?;
     if wanted != Some(bytes.len() - header) {
         return Err(failed(format!("it holds {} bytes where its header {dims:?} asks for {wanted:?}", bytes.len() - header)));
     }

@@ -114,6 +114,11 @@ fn images(folder: &Path, bindings: &Bindings) -> Result<Dataset, DataError> {
     Ok(Dataset { train, test, origin: folder.display().to_string() })
 }
 
+/// A pixel in [−1, 1].
+fn pixel(byte: u8) -> f32 {
+    (f32::from(byte) / 255.0 - 0.5) / 0.5
+}
+
 fn image_split(images: &idx::Array, labels: &idx::Array, bindings: &Bindings) -> Result<Split, DataError> {
     let count = images.dims.first().copied().unwrap_or(0);
     if labels.dims != [count] {
@@ -127,7 +132,7 @@ fn image_split(images: &idx::Array, labels: &idx::Array, bindings: &Bindings) ->
         let values = if input.name == *label_input {
             Values::I64(labels.bytes.iter().map(|b| i64::from(*b)).collect())
         } else {
-            Values::F32(images.bytes.iter().map(|b| (f32::from(*b) / 255.0 - 0.5) / 0.5).collect())
+            Values::F32(images.bytes.iter().copied().map(pixel).collect())
         };
         split.columns.push(Column::fit(input, bindings, values, count)?);
     }

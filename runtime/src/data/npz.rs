@@ -27,7 +27,7 @@ pub fn load(path: &Path, bindings: &Bindings) -> Result<Dataset, DataError> {
                     names.join(", ")
                 )));
             };
-            let values = read(&mut archive, entry).ok_or_else(|| failed(format!("array '{entry}' has a type that is neither float32/64 nor an integer")))?;
+            let values = read(&mut archive, entry, is_float(&input.dtype)).ok_or_else(|| failed(format!("array '{entry}' has a type that is neither float32/64 nor an integer")))?;
             let count = Column::samples(input, bindings, values.len())?;
             if split.len != 0 && split.len != count {
                 return Err(DataError::Fit(format!("'{name}' has {count} samples where the arrays before it have {}", split.len)));
@@ -40,7 +40,12 @@ pub fn load(path: &Path, bindings: &Bindings) -> Result<Dataset, DataError> {
     Ok(Dataset { train: split("", false)?, test: split("test/", true)?, origin: path.display().to_string() })
 }
 
-fn read(archive: &mut NpzReader<std::io::BufReader<std::fs::File>>, name: &str) -> Option<Values> {
+fn is_float(dtype: &str) -> bool {
+    matches!(dtype, "f32" | "f16" | "bf16" | "f64")
+}
+
+/// Bytes that a float input takes are pixels and become (x/255 − 0.5)/0.5, as in image folders.
+fn read(archive: &mut NpzReader<std::io::BufReader<std::fs::File>>, name: &str, float: bool) -> Option<Values> {
     macro_rules! attempt {
         ($t:ty, $into:expr) => {
             if let Ok(array) = archive.by_name::<OwnedRepr<$t>, IxDyn>(name) {
@@ -52,7 +57,15 @@ fn read(archive: &mut NpzReader<std::io::BufReader<std::fs::File>>, name: &str) 
     attempt!(f32, Values::F32);
     attempt!(i64, Values::I64);
     attempt!(i32, |v: Vec<i32>| Values::I64(v.into_iter().map(i64::from).collect()));
-    attempt!(u8, |v: Vec<u8>| Values::I64(v.into_iter().map(i64::from).collect()));
+    attempt!(u8, |v: Vec<u8>| match float {
+        true => Values::F32(v.into_iter().map(super::pixel).collect()),
+        false => Values::I64(v.into_iter().map(i64::from).collect()),
+    });
+    attempt!(bool, |v: Vec<bool>| Values::I64(v.into_iter().map(i64::from).collect()));
+    attempt!(i8, |v: Vec<i8>| Values::I64(v.into_iter().map(i64::from).collect()));
+    attempt!(i16, |v: Vec<i16>| Values::I64(v.into_iter().map(i64::from).collect()));
+    attempt!(u16, |v: Vec<u16>| Values::I64(v.into_iter().map(i64::from).collect()));
+    attempt!(u32, |v: Vec<u32>| Values::I64(v.into_iter().map(i64::from).collect()));
     attempt!(f64, |v: Vec<f64>| Values::F32(v.into_iter().map(|x| x as f32).collect()));
     None
 }

@@ -41,20 +41,24 @@ impl Score {
     }
 }
 
-/// Cross-entropy and hits of the first `count` of a batch's samples. Logits are rows of classes: [rows, classes], one row or
-/// several a sample.
-pub fn score(logits: &HostTensor, labels: &Column, samples: &[usize], count: usize) -> Score {
+/// Cross-entropy and hits of the first `count` of a batch's samples. `axis` of the logits runs over the classes; the other axes hold one
+/// row or several a sample, in the labels' order.
+pub fn score(logits: &HostTensor, axis: i64, labels: &Column, samples: &[usize], count: usize) -> Score {
     let mut score = Score::default();
-    let (Some(values), Some(classes)) = (logits.as_f32(), logits.dims().last().copied()) else { return score };
+    let dims = logits.dims();
+    let axis = axis.rem_euclid(dims.len().max(1) as i64) as usize;
+    let (Some(values), Some(classes)) = (logits.as_f32(), dims.get(axis).copied()) else { return score };
     if classes == 0 || samples.is_empty() {
         return score;
     }
-    let rows: Vec<&[f32]> = values.chunks_exact(classes).collect();
-    let per_sample = rows.len() / samples.len();
+    let inner: usize = dims[axis + 1..].iter().product();
+    let per_sample = values.len() / classes / samples.len();
+    let mut row = vec![0.0f32; classes];
     for (i, sample) in samples.iter().take(count).enumerate() {
-        let ids = labels.labels(*sample);
-        for (row, id) in rows[i * per_sample..(i + 1) * per_sample].iter().zip(ids) {
+        for (at, id) in (i * per_sample..(i + 1) * per_sample).zip(labels.labels(*sample)) {
             let Some(id) = usize::try_from(id).ok().filter(|id| *id < classes) else { continue };
+            let first = at / inner * inner * classes + at % inner;
+            row.iter_mut().enumerate().for_each(|(c, x)| *x = values[first + c * inner]);
             let top = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             let sum: f64 = row.iter().map(|x| f64::from(x - top).exp()).sum();
             score.loss_sum += sum.ln() - f64::from(row[id] - top);
@@ -73,6 +77,7 @@ pub struct Evaluator {
     output: String,
     labels: Option<String>,
     from_logits: bool,
+    class_axis: i64,
     batch: usize,
 }
 
@@ -85,7 +90,7 @@ impl Evaluator {
             Some(name) => Some(Program::new(model, &ProgramOptions { outputs: Some(vec![name.clone()]), threads })?),
             None => None,
         };
-        Ok(Evaluator { program, output: output.unwrap_or_default(), labels: o.labels.clone(), from_logits, batch })
+        Ok(Evaluator { program, output: output.unwrap_or_default(), labels: o.labels.clone(), from_logits, class_axis: o.class_axis, batch })
     }
 
     pub fn run(&mut self, state: &State, split: &Split) -> Result<Score, TrainError> {
@@ -108,7 +113,7 @@ impl Evaluator {
             let results = program.run(feeds)?;
             let Some((_, tensor)) = results.into_iter().find(|(name, _)| *name == self.output) else { continue };
             match self.labels.as_deref().and_then(|name| split.column(name)).filter(|_| self.from_logits) {
-                Some(labels) => total.add(&score(&tensor, labels, &samples, count)),
+                Some(labels) => total.add(&score(&tensor, self.class_axis, labels, &samples, count)),
                 None => {
                     let mut batch = Score::default();
                     batch.set_loss(tensor.to_f64().first().copied().unwrap_or(f64::NAN), count);

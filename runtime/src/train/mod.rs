@@ -8,7 +8,7 @@ use crate::cpu::{Program, ProgramOptions};
 use crate::data::{self, DataError, Dataset, batch_size};
 use crate::{HostTensor, RuntimeError};
 use evaluate::{Score, score};
-use npc_compiler::bindings::Bindings;
+use npc_compiler::bindings::{Axis, Bindings};
 use npc_compiler::graph::Model;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -117,6 +117,9 @@ pub enum TrainError {
         /// What was asked for.
         asked: usize,
     },
+    /// A learning rate for a model that has its own.
+    #[error("the learning rate is a constant inside this model, so --lr {0} cannot be used; leave the option out, or train with --optimizer neuroplastic")]
+    FixedRate(f64),
     /// No batch size anywhere.
     #[error("the model's batch axis is symbolic: give --batch-size")]
     NoBatchSize,
@@ -129,7 +132,7 @@ pub enum TrainError {
         batch: usize,
     },
     /// The loss is no number any more.
-    #[error("the loss became {loss} at step {step} of epoch {epoch}; lower --lr (it is {lr}); the last good state is in the checkpoint")]
+    #[error("the loss became {loss} at step {step} of epoch {epoch}; lower --lr (it is {lr}); {saved}")]
     NotFinite {
         /// Loss.
         loss: f64,
@@ -139,6 +142,8 @@ pub enum TrainError {
         epoch: u32,
         /// Learning rate.
         lr: f64,
+        /// Where the last good state is.
+        saved: &'static str,
     },
     /// Results cannot be written.
     #[error("cannot write {}: {why}", path.display())]
@@ -169,6 +174,9 @@ pub fn train(model: &Model, bindings: &Bindings, options: &TrainOptions, observe
         (Some(n), _) | (None, Some(n)) => n,
         (None, None) => return Err(TrainError::NoBatchSize),
     };
+    if let (Some(lr), None) = (options.lr, &bindings.learning_rate) {
+        return Err(TrainError::FixedRate(lr));
+    }
     if dataset.train.len < batch {
         return Err(TrainError::TooFew { samples: dataset.train.len, batch });
     }
@@ -184,6 +192,7 @@ pub fn train(model: &Model, bindings: &Bindings, options: &TrainOptions, observe
     std::fs::create_dir_all(&options.out).map_err(writing(&options.out))?;
     if options.resume {
         state = State::resume(&options.out, state, bindings)?;
+        keep_lines(&metrics, state.epoch).map_err(writing(&metrics))?;
     } else {
         std::fs::File::create(&metrics).map_err(writing(&metrics))?;
     }
@@ -200,7 +209,8 @@ pub fn train(model: &Model, bindings: &Bindings, options: &TrainOptions, observe
             let samples = &order[state.batch * batch..(state.batch + 1) * batch];
             let loss = one_step(&mut program, &mut state, bindings, &dataset, samples, lr, gates)?;
             if !loss.is_finite() {
-                return Err(TrainError::NotFinite { loss, step: state.batch, epoch, lr });
+                let saved = if state.epoch > 0 { "the state after the epoch before is in the checkpoint" } else { "nothing was saved yet" };
+                return Err(TrainError::NotFinite { loss, step: state.batch, epoch, lr, saved });
             }
             let done = (state.batch - first) * batch;
             observer.step(&Progress {
@@ -237,6 +247,16 @@ pub fn train(model: &Model, bindings: &Bindings, options: &TrainOptions, observe
         summary.epochs.push(line);
     }
     Ok(summary)
+}
+
+/// Drops the lines of epochs that the checkpoint does not hold: the run ended between writing the one and the other.
+fn keep_lines(metrics: &Path, epochs: u32) -> std::io::Result<()> {
+    let text = match std::fs::read_to_string(metrics) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        text => text?,
+    };
+    let kept: String = text.split_inclusive('\n').take(epochs as usize).collect();
+    if kept == text { Ok(()) } else { std::fs::write(metrics, kept) }
 }
 
 fn one_step(
@@ -280,7 +300,7 @@ fn one_step(
     }
     let labels = bindings.outputs.labels.as_deref().and_then(|name| dataset.train.column(name));
     let mut batch = match (&logits, labels) {
-        (Some(logits), Some(labels)) => score(logits, labels, samples, samples.len()),
+        (Some(logits), Some(labels)) => score(logits, bindings.outputs.class_axis, labels, samples, samples.len()),
         _ => Score::default(),
     };
     // The graph's own loss is what is trained; the one from the logits only stands in for a graph without one.
@@ -299,7 +319,14 @@ fn check_classes(model: &Model, bindings: &Bindings, dataset: &Dataset) -> Resul
         let axis = bindings.outputs.class_axis.rem_euclid(dims.len().max(1) as i64) as usize;
         dims.get(axis).copied()
     });
-    if let (Some(classes), Some(name)) = (classes, &bindings.outputs.labels) {
+    let one_hot = || {
+        let label = bindings.inputs.iter().find(|i| Some(&i.name) == bindings.outputs.labels.as_ref())?;
+        match label.shape.last() {
+            Some(Axis::Known(n)) if bindings.outputs.label_kind.as_deref() == Some("one_hot") => Some(*n),
+            _ => None,
+        }
+    };
+    if let (Some(classes), Some(name)) = (classes.or_else(one_hot), &bindings.outputs.labels) {
         for split in [&dataset.train, &dataset.test] {
             if let Some(column) = split.column(name) {
                 column.check_labels(classes)?;
