@@ -2,6 +2,7 @@
 
 mod neuroplastic;
 mod prepare;
+mod ops;
 mod program;
 
 pub use program::{Program, ProgramOptions};

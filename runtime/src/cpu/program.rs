@@ -1,6 +1,6 @@
 //! A compiled step, ready to run.
 
-use super::neuroplastic;
+use super::{neuroplastic, ops};
 use crate::error::one_line;
 use crate::tensor::datum_type;
 use crate::{HostTensor, RuntimeError};
@@ -74,6 +74,7 @@ impl Program {
         let outputs = graph.outputs.iter().map(|v| graph.name_of(*v).to_string()).collect();
         let mut framework = tract_onnx::onnx().with_ignore_value_info(true);
         neuroplastic::register(&mut framework.op_register);
+        ops::register(&mut framework.op_register);
         for id in graph.node_ids() {
             let node = graph.node(id);
             if !framework.op_register.0.contains_key(&node.op_type) {
