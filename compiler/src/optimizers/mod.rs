@@ -513,3 +513,6 @@ mod tests;
 
 #[cfg(test)]
 mod testing;
+
+#[cfg(test)]
+mod disguise;
