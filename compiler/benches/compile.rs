@@ -70,7 +70,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             let loaded = start.elapsed();
             let compiled = compile(model, &CompileOptions::default())?;
             assert_eq!(compiled.report.parameters.len(), layers);
-            if std::env::var_os("PASSES").is_some() { for p in &compiled.report.passes { eprintln!("{} {:.1}", p.name, p.ms); } }
             let compiled_at = start.elapsed();
             onnx::save(&compiled.model, &output, &Default::default())?;
             let total = start.elapsed();

@@ -34,7 +34,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             for (optimizer, emit, suffix) in [
                 (Optimizer::NeuroPlastic, Emit::Functions, "functions"),
                 (Optimizer::NeuroPlastic, Emit::Inline, "inline"),
-                //TI
                 (Optimizer::Keep, Emit::Functions, "keep"),
             ] {
                 let options = CompileOptions { optimizer, emit, ..CompileOptions::default() };

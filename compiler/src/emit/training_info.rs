@@ -9,5 +9,5 @@ use crate::graph::Model;
 /// # Errors
 /// A step that the standard cannot express.
 pub fn training_info(_model: &mut Model, _bindings: &Bindings) -> Result<(), CompileError> {
-    Err(CompileError::TrainingInfo("not available yet".into()))
+    Err(CompileError::TrainingInfo("this version cannot split a step into an inference graph and a training algorithm; use --emit functions or --emit inline".into()))
 }
