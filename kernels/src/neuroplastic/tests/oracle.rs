@@ -110,9 +110,9 @@ proptest! {
         scale in prop::sample::select(vec![1e-3f32, 1e-1, 1.0, 1e3]),
         seed in any::<u64>(),
     ) {
-        // Where p is parallel to g, o is rounding noise, which matching the gradient's norm would blow up.
-        let parallel = n < 32 || !config.parameterwise || config.plasticity_scale == 0.0;
-        prop_assume!(!parallel || config.orthogonal_normalization == OrthogonalNormalization::Raw);
+        // Matching the gradient's norm blows up what little of p is not along g, rounding included, without bound: no
+        // allowance holds for every gradient. The golden vectors cover that form.
+        prop_assume!(!config.orthogonal_residual || config.orthogonal_normalization == OrthogonalNormalization::Raw);
         let mut tensor = Owned::new(&config, noise(n, seed), vec![]);
         let mut state = reference::State::new(wide(&tensor.parameter));
         let workspace = Workspace::new();
