@@ -1,1 +1,11 @@
+//! Runs compiled training steps: tract on the CPU, data, the training loop.
 
+pub mod cpu;
+pub mod data;
+mod error;
+mod tensor;
+pub mod train;
+pub mod verify;
+
+pub use error::RuntimeError;
+pub use tensor::HostTensor;

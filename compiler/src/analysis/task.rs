@@ -24,6 +24,7 @@ pub struct Task {
 
 /// The scalar float output that is nobody's next value; `fed_back` lists the outputs that are.
 pub fn loss(graph: &Graph, fed_back: &[ValueId]) -> Option<ValueId> {
+    let fed_back: rustc_hash::FxHashSet<&ValueId> = fed_back.iter().collect();
     let scalar = |v: &&ValueId| {
         let value = graph.value(**v);
         value.dtype().is_none_or(DType::is_float) && value.dims().is_none_or(|d| d.iter().product::<usize>() == 1)

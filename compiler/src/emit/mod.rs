@@ -27,6 +27,10 @@ pub fn emit(c: &mut Compilation, emit: Emit) -> Result<(), CompileError> {
     if bodies.is_empty() {
         return Ok(());
     }
+    if c.model.opset_of("").is_none() {
+        // A model of training operators alone imports no standard operators yet.
+        c.model.opsets.push(Opset { domain: String::new(), version: 17 });
+    }
     let shape = shape(c)?;
     match (emit, &bodies[..]) {
         (Emit::Functions, [body]) => {

@@ -6,6 +6,9 @@
 
 mod dtype;
 mod node;
+pub mod diff;
+pub mod dot;
+pub mod json;
 pub mod patch;
 mod tensor;
 pub mod text;
@@ -14,7 +17,7 @@ mod wiring;
 
 pub use dtype::DType;
 pub use node::{Attribute, AttributeValue, Node};
-pub use tensor::{Bytes, Payload, Tensor};
+pub use tensor::{Bytes, MappedFile, Payload, Tensor};
 
 use petgraph::stable_graph::{NodeIndex, StableDiGraph};
 use rustc_hash::FxHashMap;
@@ -149,6 +152,10 @@ impl Graph {
     /// Adds a value; when the name is taken the value gets the first free `name_1`, `name_2`, ….
     pub fn add_value(&mut self, name: &str, ty: Option<ValueType>) -> ValueId {
         let name = self.fresh_name(name);
+        self.push_value(name, ty)
+    }
+
+    fn push_value(&mut self, name: String, ty: Option<ValueType>) -> ValueId {
         let id = ValueId(self.values.len() as u32);
         self.by_name.insert(name.clone(), id);
         self.values.push(Value {
@@ -164,6 +171,22 @@ impl Graph {
             unknown: Vec::new(),
         });
         id
+    }
+
+    /// The value called `name`, added without a type when there is none; `name` is not empty.
+    pub fn intern(&mut self, name: &str) -> ValueId {
+        match self.by_name.get(name) {
+            Some(id) => *id,
+            None => self.push_value(name.to_string(), None),
+        }
+    }
+
+    /// Makes room for that many more nodes and values.
+    pub fn reserve(&mut self, nodes: usize, values: usize) {
+        self.dag.reserve_nodes(nodes);
+        self.dag.reserve_edges(values);
+        self.values.reserve(values);
+        self.by_name.reserve(values);
     }
 
     /// Adds a graph input.
@@ -230,6 +253,11 @@ impl Graph {
     /// All values in order of creation, dropped ones included.
     pub fn value_ids(&self) -> impl Iterator<Item = ValueId> + use<> {
         (0..self.values.len() as u32).map(ValueId)
+    }
+
+    /// Number of values ever created, dropped ones included.
+    pub fn value_count(&self) -> usize {
+        self.values.len()
     }
 
     /// Initializers in order of creation.

@@ -1,22 +1,83 @@
 use super::DType;
 use memmap2::Mmap;
+use std::fs::File;
+use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::ops::{Deref, Range};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Immutable bytes, either owned or a window into a memory-mapped file; cloning is cheap.
 #[derive(Clone)]
 pub enum Bytes {
-    /// On the heap.
-    Owned(Arc<[u8]>),
+    /// A window into a buffer on the heap.
+    Owned(Arc<Vec<u8>>, Range<usize>),
     /// A window into a mapped file.
-    Mapped(Arc<Mmap>, Range<usize>),
+    Mapped(Arc<MappedFile>, Range<usize>),
+}
+
+/// A file mapped into memory, read-only.
+pub struct MappedFile {
+    map: Mmap,
+    file: Mutex<File>,
+}
+
+impl MappedFile {
+    /// Maps a whole file.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn new(file: File) -> io::Result<Self> {
+        // SAFETY: the map is read-only; a file truncated by someone else while mapped is outside our control.
+        let map = unsafe { Mmap::map(&file) }?;
+        Ok(MappedFile { map, file: Mutex::new(file) })
+    }
+
+    /// Copies a range into another file at its cursor, inside the kernel where the system can do that, so that the
+    /// range need not pass through this process.
+    ///
+    /// # Errors
+    /// What the system says; a file that has become shorter.
+    pub fn copy_to(&self, range: Range<usize>, mut target: &File) -> io::Result<()> {
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        file.seek(SeekFrom::Start(range.start as u64))?;
+        let copied = io::copy(&mut (&*file).take(range.len() as u64), &mut target)?;
+        if copied == range.len() as u64 { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+    }
+}
+
+impl Deref for MappedFile {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        &self.map
+    }
+}
+
+impl From<MappedFile> for Bytes {
+    fn from(file: MappedFile) -> Self {
+        let len = file.len();
+        Bytes::Mapped(Arc::new(file), 0..len)
+    }
+}
+
+impl Bytes {
+    /// A window into these bytes; nothing is copied.
+    ///
+    /// # Panics
+    /// When `range` does not lie inside.
+    pub fn slice(&self, range: Range<usize>) -> Bytes {
+        assert!(range.start <= range.end && range.end <= self.len(), "window {range:?} of {} bytes", self.len());
+        let moved = |outer: &Range<usize>| outer.start + range.start..outer.start + range.end;
+        match self {
+            Bytes::Owned(bytes, outer) => Bytes::Owned(bytes.clone(), moved(outer)),
+            Bytes::Mapped(map, outer) => Bytes::Mapped(map.clone(), moved(outer)),
+        }
+    }
 }
 
 impl Deref for Bytes {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
         match self {
-            Bytes::Owned(bytes) => bytes,
+            Bytes::Owned(bytes, range) => &bytes[range.clone()],
             Bytes::Mapped(map, range) => &map[range.clone()],
         }
     }
@@ -24,7 +85,8 @@ impl Deref for Bytes {
 
 impl From<Vec<u8>> for Bytes {
     fn from(bytes: Vec<u8>) -> Self {
-        Bytes::Owned(bytes.into())
+        let len = bytes.len();
+        Bytes::Owned(Arc::new(bytes), 0..len)
     }
 }
 

@@ -65,14 +65,18 @@ impl Graph {
             }
         }
         let dead: Vec<NodeId> = self.dag.node_indices().filter(|id| !live[id.index()]).collect();
+        // Links are taken apart in one sweep: removing consumers one by one is quadratic for widely read constants.
+        for value in &mut self.values {
+            value.consumers.retain(|c| live[c.index()]);
+        }
         for id in &dead {
-            let outputs = self.dag[*id].outputs.clone();
-            self.remove_node(*id);
+            let outputs = self.dag.remove_node(*id).map(|node| node.outputs).unwrap_or_default();
             for value in outputs.into_iter().flatten() {
+                self.values[value.0 as usize].producer = None;
                 self.retire(value);
             }
         }
-        let exported: rustc_hash::FxHashSet<ValueId> = self.outputs.iter().copied().collect();
+        let exported: FxHashSet<ValueId> = self.outputs.iter().copied().collect();
         for id in self.value_ids() {
             let value = self.value(id);
             let idle = value.producer.is_none() && value.consumers.is_empty() && !value.is_input;

@@ -1,8 +1,7 @@
 //! Tensor data kept in files beside the model.
 
 use super::LoadError;
-use crate::graph::Bytes;
-use memmap2::Mmap;
+use crate::graph::{Bytes, MappedFile};
 use std::collections::HashMap;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
@@ -12,7 +11,7 @@ use std::sync::Arc;
 pub struct External {
     /// Folder of the model; `None` for a model that does not come from a file.
     base: Option<PathBuf>,
-    maps: HashMap<PathBuf, Arc<Mmap>>,
+    maps: HashMap<PathBuf, Arc<MappedFile>>,
 }
 
 impl External {
@@ -21,12 +20,17 @@ impl External {
         External { base: base.map(Path::to_path_buf), maps: HashMap::new() }
     }
 
-    /// The bytes a tensor's `external_data` entries point at; `wanted` is what its shape asks for.
+    /// The bytes a tensor's `external_data` entries point at; `wanted` is how many its shape asks for, `place` names it.
     ///
     /// # Errors
     /// A path that leaves the model's folder, a missing file, a range outside the file.
-    pub fn bytes(&mut self, tensor: &str, entries: &[(String, String)], wanted: usize) -> Result<Bytes, LoadError> {
-        let here = || format!("tensor '{tensor}'");
+    pub fn bytes(
+        &mut self,
+        place: &str,
+        entries: &[(String, String)],
+        wanted: Option<usize>,
+    ) -> Result<Bytes, LoadError> {
+        let here = || place.to_string();
         let entry = |key: &str| entries.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str());
         let number = |key: &str| match entry(key) {
             None => Ok(None),
@@ -73,14 +77,13 @@ impl External {
                     ));
                 }
                 let file = std::fs::File::open(&real).map_err(missing)?;
-                // SAFETY: the map is read-only; a file truncated by someone else while mapped is outside our control.
-                let map = Arc::new(unsafe { Mmap::map(&file) }.map_err(missing)?);
+                let map = Arc::new(MappedFile::new(file).map_err(missing)?);
                 self.maps.insert(path.clone(), map.clone());
                 map
             }
         };
         let offset = number("offset")?.unwrap_or(0);
-        let length = number("length")?.unwrap_or(wanted);
+        let length = number("length")?.or(wanted).unwrap_or(map.len().saturating_sub(offset));
         match offset.checked_add(length).filter(|end| *end <= map.len()) {
             Some(end) => Ok(Bytes::Mapped(map, offset..end)),
             None => Err(LoadError::invalid(

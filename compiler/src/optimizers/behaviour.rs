@@ -28,7 +28,7 @@ pub fn close(a: f64, b: f64) -> bool {
 
 /// True when two numbers agree to 1e-4: bias corrections computed from float32 constants.
 pub fn near(a: f64, b: f64) -> bool {
-    (a - b).abs() <= 1e-4 * a.abs().max(b.abs())
+    a.is_finite() && b.is_finite() && (a - b).abs() <= 1e-4 * a.abs().max(b.abs())
 }
 
 /// Classifies state `i`.

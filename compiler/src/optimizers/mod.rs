@@ -10,6 +10,7 @@
 //! To add an optimizer, add one file under `rules/` and its line to [`rules::ALL`].
 
 mod behaviour;
+pub mod operators;
 mod region;
 mod rules;
 mod tape;
@@ -18,7 +19,7 @@ mod update;
 use crate::graph::{Graph, Model, NodeId, ValueId};
 use indexmap::IndexMap;
 use region::{Group, Pair, Region, Scope};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use tape::{Entry, Leaf, Slot};
 use update::{Clock, Mismatch, Update, boundaries, nice};
 
@@ -205,13 +206,15 @@ pub fn recognise(model: &Model, options: &RecogniseOptions) -> Result<Recognitio
         .order()
         .map_err(|nodes| RecogniseError::Cyclic(nodes.first().map_or_else(String::new, |n| describe(graph, *n))))?;
     let bind = bound_pairs(graph, &options.bind)?;
+    let operators = operators::recognise(graph);
+    let taken: FxHashSet<ValueId> = operators.matches.iter().map(|m| m.next).collect();
     let mut scope = Scope::new(graph, &order);
     let groups = scope.groups(&bind);
     let clocks = clock_bases(&scope);
-    let mut result = Recognition::default();
+    let mut result = Recognition { matches: operators.matches, unmatched: operators.unmatched, ..Recognition::default() };
     result.carried.extend(scope.clocks.iter().map(|p| (p.value, p.next)));
     let mut known: FxHashMap<String, Result<Verdict, Mismatch>> = FxHashMap::default();
-    for group in &groups {
+    for group in groups.iter().filter(|g| !taken.contains(&g.theta.next)) {
         let region = scope.region(group);
         let verdict = known
             .entry(signature(&region))
@@ -236,6 +239,8 @@ pub fn recognise(model: &Model, options: &RecogniseOptions) -> Result<Recognitio
             }
         }
     }
+    let position: FxHashMap<ValueId, usize> = graph.inputs.iter().enumerate().map(|(i, v)| (*v, i)).collect();
+    result.matches.sort_by_key(|m| position.get(&m.parameter).copied());
     Ok(result)
 }
 
@@ -307,12 +312,18 @@ struct Verdict {
 fn judge(region: &Region, states: usize, clocks: &[(ValueId, f64)], graph: &Graph) -> Result<Verdict, Mismatch> {
     let mut best =
         Mismatch { depth: 0, reason: "no gradient enters this update".into(), slot: region.next.first().copied() };
+    let mut rated = false;
     for gradient in boundaries(region) {
         let blank = Update { region, states, gradient, rate: None, clocks: Vec::new(), other: 0.37 };
         if !fits_parameter(region, gradient, graph) {
             continue;
         }
         let rates = rate_candidates(&blank);
+        // A boundary behind a product with the learning rate would make any step look like a constant one.
+        if rated && rates.is_empty() {
+            continue;
+        }
+        rated |= !rates.is_empty();
         let rates: Vec<Option<Slot>> =
             if rates.is_empty() { vec![None] } else { rates.into_iter().map(Some).collect() };
         for rate in rates {
@@ -361,9 +372,12 @@ fn rate_candidates(blank: &Update) -> Vec<Slot> {
     };
     let proportional = |slot: &Slot| {
         let update = Update { rate: Some(*slot), ..blank.clone() };
-        let moved = |lr: f64| update.at(0.7, 0.9, &vec![0.0; blank.states], lr, 2.0).0 - 0.7;
-        let (zero, one, two) = (moved(0.0), moved(0.01), moved(0.02));
-        zero == 0.0 && one.is_finite() && one != 0.0 && (two - 2.0 * one).abs() <= 1e-9 * one.abs() + 1e-15
+        // At θ = 0 a decay that ignores the learning rate is silent: the rule for it says what is wrong with it.
+        [0.7, 0.0].iter().any(|theta| {
+            let moved = |lr: f64| update.at(*theta, 0.9, &vec![0.0; blank.states], lr, 2.0).0 - theta;
+            let (zero, one, two) = (moved(0.0), moved(0.01), moved(0.02));
+            zero == 0.0 && one.is_finite() && one != 0.0 && (two - 2.0 * one).abs() <= 1e-9 * one.abs() + 1e-15
+        })
     };
     let mut slots: Vec<Slot> = (0..tape.entries.len()).filter(is_scalar).filter(proportional).collect();
     slots.sort_by_key(|s| (!matches!(tape.entries[*s], Entry::Leaf(_)), *s));
@@ -443,8 +457,7 @@ fn settle(update: &Update, found: Found, rule: rules::Rule) -> Result<Settled, M
         match others[..] {
             [only] if behaviour::near(*a, 0.37) && behaviour::near(*b, 0.43) => inputs.push((*name, only)),
             _ => {
-                return update::fail(
-                    9,
+                return update::fail(5,
                     None,
                     format!("{name} depends on a graph input in a way that is not a plain setting"),
                 );
@@ -452,7 +465,7 @@ fn settle(update: &Update, found: Found, rule: rules::Rule) -> Result<Settled, M
         }
     }
     if !behaviour::close(found.rate_scale, again.rate_scale) {
-        return update::fail(9, None, "the learning rate is multiplied by a graph input");
+        return update::fail(5, None, "the learning rate is multiplied by a graph input");
     }
     Ok((found, inputs))
 }
@@ -486,7 +499,7 @@ fn instantiate(graph: &Graph, group: &Group, region: &Region, verdict: &Verdict)
 
 /// s' = a·s + (1 − a)·x: a running statistic (batch normalisation's, say), not a trained parameter.
 fn is_running_average(region: &Region, group: &Group) -> bool {
-    let Some(gradient) = boundaries(region).into_iter().next() else { return true };
+    let Some(gradient) = boundaries(region).into_iter().next() else { return false };
     if !group.states.is_empty() {
         return false;
     }
@@ -497,3 +510,9 @@ fn is_running_average(region: &Region, group: &Group) -> bool {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod testing;
+
+#[cfg(test)]
+mod disguise;

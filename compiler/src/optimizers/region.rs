@@ -399,7 +399,7 @@ impl Builder<'_, '_> {
     }
 
     /// True when a scalar depends on nothing but scalars and this parameter's own tensors.
-    fn owns(&self, scalar: ValueId) -> bool {
+    fn owns(&mut self, scalar: ValueId) -> bool {
         let (mut stack, mut seen) = (vec![scalar], FxHashSet::default());
         while let Some(value) = stack.pop() {
             if self.scope.pure_[value.0 as usize] || self.own.contains(&value) || !seen.insert(value) {
@@ -413,6 +413,7 @@ impl Builder<'_, '_> {
             let view = is_view(node) || operator(node).is_some_and(Op::is_reduction);
             stack.extend(node.inputs.iter().flatten().take(if view { 1 } else { usize::MAX }));
         }
+        self.own.extend(seen);
         true
     }
 

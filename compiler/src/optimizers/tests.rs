@@ -88,3 +88,20 @@ fn jax_steps() {
     let (_, found) = all_are("jax-train-step/mlp_optax_adam.onnx", 4, Kind::Adam);
     assert_eq!(number(&found.matches[0], "epsilon"), 1e-8);
 }
+
+#[test]
+fn onnx_test_vectors() {
+    for (folder, kind, count) in [
+        ("test_adam", Kind::Adam, 1),
+        ("test_adam_multiple", Kind::Adam, 2),
+        ("test_adagrad", Kind::Adagrad, 1),
+        ("test_adagrad_multiple", Kind::Adagrad, 2),
+        ("test_momentum", Kind::Momentum, 1),
+        ("test_momentum_multiple", Kind::Momentum, 2),
+        ("test_nesterov_momentum", Kind::Nesterov, 1),
+    ] {
+        all_are(&format!("onnx-testvectors/{folder}/model.onnx"), count, kind);
+    }
+    let (_, found) = recognised("onnx-testvectors/test_adam/model.onnx");
+    assert_eq!((number(&found.matches[0], "beta1"), number(&found.matches[0], "weight_decay")), (0.95, 0.001));
+}

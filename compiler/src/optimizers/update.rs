@@ -171,7 +171,7 @@ impl Update<'_> {
         for (t, lr) in [(1.0, 0.1), (2.0, 0.013), (3.0, 0.4), (17.0, 0.002), (1000.0, 0.05)] {
             let mut states: Vec<Vec<f64>> = (0..self.states).map(|_| vector(0.7)).collect();
             for i in positive {
-                states[*i].iter_mut().for_each(|x| *x = *x * *x + 0.05);
+                states[*i].iter_mut().for_each(|x| *x = *x * *x + 4.0);
             }
             self.agree(&Point { theta: vector(1.0), grad: vector(1.0), states, lr, t }, depth, &reference)?;
         }
@@ -264,11 +264,23 @@ pub fn boundaries(region: &Region) -> Vec<Slot> {
     chain
 }
 
+/// True when a slot holds one element per lane.
+fn is_vector(tape: &Tape, slot: Slot) -> bool {
+    match &tape.entries[slot] {
+        Entry::Constant(_) => false,
+        Entry::Leaf(leaf) => matches!(leaf, Leaf::Theta | Leaf::State(_) | Leaf::Tensor(_)),
+        Entry::Apply { op, args, .. } => !op.is_reduction() && args.iter().any(|a| is_vector(tape, *a)),
+    }
+}
+
 /// True when the node at `to` clips, scales by a positive factor or casts the value at `from`.
 fn keeps_direction(tape: &Tape, from: Slot, to: Slot) -> bool {
     let Entry::Apply { op, args, .. } = &tape.entries[to] else { return false };
-    let scalar = |s: &Slot| !matches!(tape.entries[*s], Entry::Leaf(Leaf::Theta | Leaf::State(_) | Leaf::Tensor(_)));
+    let scalar = |s: &Slot| !is_vector(tape, *s);
     let not_negative = |s: &Slot| !matches!(tape.entries[*s], Entry::Constant(x) if x <= 0.0);
+    if args.iter().filter(|a| **a == from).count() != 1 {
+        return false;
+    }
     let others = || args.iter().filter(|a| **a != from);
     match op {
         Op::Identity => args == &[from],

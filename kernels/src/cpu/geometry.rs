@@ -131,6 +131,27 @@ impl Geometry {
         low..(high as usize).clamp(low, output)
     }
 
+    /// The runs of output positions along the last axis at which tap number `tap` reads inside the input, each with the
+    /// input position of its first; the next ones follow the last axis' stride apart.
+    pub(crate) fn runs(&self, tap: usize) -> impl Iterator<Item = (usize, Range<usize>)> + use<> {
+        let (g, tap) = (*self, self.tap(tap));
+        let columns = g.covered(2, tap[2]);
+        let depths = if columns.is_empty() { 0..0 } else { g.covered(0, tap[0]) };
+        depths.flat_map(move |d| {
+            let (plane, columns) = (g.at(0, d, tap[0]) as usize * g.input[1], columns.clone());
+            g.covered(1, tap[1]).map(move |h| {
+                let input = (plane + g.at(1, h, tap[1]) as usize) * g.input[2];
+                let output = (d * g.output[1] + h) * g.output[2];
+                (input + g.at(2, columns.start, tap[2]) as usize, output + columns.start..output + columns.end)
+            })
+        })
+    }
+
+    /// Stride of the last axis.
+    pub(crate) fn step(&self) -> usize {
+        self.strides[2]
+    }
+
     /// The three coordinates of tap number `tap`.
     pub(crate) fn tap(&self, tap: usize) -> [usize; 3] {
         let [_, kh, kw] = self.kernel;

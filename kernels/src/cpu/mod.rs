@@ -4,11 +4,19 @@
 //! current rayon pool. How work is cut depends on shapes only and every sum has one fixed order, so results are
 //! bitwise the same for any number of threads.
 
+pub mod batch_norm;
+pub mod contraction;
 pub mod conv;
+pub mod dropout;
 mod error;
 mod geometry;
 mod im2col;
+pub mod layer_norm;
+pub mod loss;
 mod matmul;
+pub mod pool;
+pub mod scatter;
+mod sum;
 #[cfg(test)]
 mod testing;
 

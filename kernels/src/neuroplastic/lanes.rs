@@ -1,7 +1,7 @@
-//! Sixteen float32 lanes. Every implementation does the same IEEE operations on the same lanes in the same order and never
-//! contracts to fused multiply-add, so all of them give the same bits.
+//! Eight float32 lanes. Element maths may differ in the last bits between processor families: where there is one, the fused
+//! multiply-add is used. The lanes and the order of additions are the same everywhere.
 
-pub(super) const LANES: usize = 16;
+pub(super) const LANES: usize = 8;
 
 pub(super) type Row = [f32; LANES];
 
@@ -9,11 +9,18 @@ pub(super) trait Lanes: Copy {
     fn splat(value: f32) -> Self;
     fn load(row: &Row) -> Self;
     fn store(self, row: &mut Row);
+    /// [`Self::store`] past the caches; to be followed by [`Self::fence`] before anyone reads it. The row is as aligned as long.
+    fn stream(self, row: &mut Row);
+    fn fence();
     fn add(self, other: Self) -> Self;
     fn sub(self, other: Self) -> Self;
     fn mul(self, other: Self) -> Self;
     fn div(self, other: Self) -> Self;
     fn sqrt(self) -> Self;
+    /// `self`·factor + term.
+    fn mul_add(self, factor: Self, term: Self) -> Self;
+    /// `self` / divisor within two units in the last place; may be NaN where divisor or inverse is not a normal number.
+    fn fast_div(self, divisor: Self) -> Self;
     fn abs(self) -> Self;
     /// `self` limited to [low, high]; NaN stays NaN.
     fn clamp(self, low: Self, high: Self) -> Self;
@@ -53,6 +60,14 @@ impl Lanes for Portable {
     }
 
     #[inline(always)]
+    fn stream(self, row: &mut Row) {
+        self.store(row);
+    }
+
+    #[inline(always)]
+    fn fence() {}
+
+    #[inline(always)]
     fn add(self, other: Self) -> Self {
         self.zip(other, |x, y| x + y)
     }
@@ -75,6 +90,16 @@ impl Lanes for Portable {
     #[inline(always)]
     fn sqrt(self) -> Self {
         self.map(f32::sqrt)
+    }
+
+    #[inline(always)]
+    fn mul_add(self, factor: Self, term: Self) -> Self {
+        self.mul(factor).add(term)
+    }
+
+    #[inline(always)]
+    fn fast_div(self, divisor: Self) -> Self {
+        self.div(divisor)
     }
 
     #[inline(always)]
@@ -102,38 +127,46 @@ mod x86 {
 
     use super::{Lanes, Row};
 
-    /// Must only be used inside functions that have the target feature AVX2.
+    /// Must only be used inside functions that have the target features AVX2 and FMA.
     #[derive(Clone, Copy)]
-    pub(in super::super) struct Avx2(__m256, __m256);
+    pub(in super::super) struct Avx2(__m256);
 
     macro_rules! pairwise {
         ($name:ident, $intrinsic:ident) => {
             #[inline(always)]
             fn $name(self, other: Self) -> Self {
-                // SAFETY: the type's contract is that AVX2 is present.
-                unsafe { Avx2($intrinsic(self.0, other.0), $intrinsic(self.1, other.1)) }
+                // SAFETY: the type's contract is that AVX2 and FMA are present.
+                Avx2(unsafe { $intrinsic(self.0, other.0) })
             }
         };
     }
 
-    // SAFETY of every block below: the type's contract is that AVX2 is present, and a row has room for both halves.
+    // SAFETY of every block below: the type's contract is that AVX2 and FMA are present, and a row is as long as a register.
     impl Lanes for Avx2 {
         #[inline(always)]
         fn splat(value: f32) -> Self {
-            unsafe { Avx2(_mm256_set1_ps(value), _mm256_set1_ps(value)) }
+            Avx2(unsafe { _mm256_set1_ps(value) })
         }
 
         #[inline(always)]
         fn load(row: &Row) -> Self {
-            unsafe { Avx2(_mm256_loadu_ps(row.as_ptr()), _mm256_loadu_ps(row.as_ptr().add(8))) }
+            Avx2(unsafe { _mm256_loadu_ps(row.as_ptr()) })
         }
 
         #[inline(always)]
         fn store(self, row: &mut Row) {
-            unsafe {
-                _mm256_storeu_ps(row.as_mut_ptr(), self.0);
-                _mm256_storeu_ps(row.as_mut_ptr().add(8), self.1);
-            }
+            unsafe { _mm256_storeu_ps(row.as_mut_ptr(), self.0) }
+        }
+
+        #[inline(always)]
+        fn stream(self, row: &mut Row) {
+            debug_assert!(row.as_ptr().addr().is_multiple_of(32));
+            unsafe { _mm256_stream_ps(row.as_mut_ptr(), self.0) }
+        }
+
+        #[inline(always)]
+        fn fence() {
+            unsafe { _mm_sfence() }
         }
 
         pairwise!(add, _mm256_add_ps);
@@ -143,35 +176,41 @@ mod x86 {
 
         #[inline(always)]
         fn sqrt(self) -> Self {
-            unsafe { Avx2(_mm256_sqrt_ps(self.0), _mm256_sqrt_ps(self.1)) }
+            Avx2(unsafe { _mm256_sqrt_ps(self.0) })
+        }
+
+        #[inline(always)]
+        fn mul_add(self, factor: Self, term: Self) -> Self {
+            Avx2(unsafe { _mm256_fmadd_ps(self.0, factor.0, term.0) })
+        }
+
+        /// From an approximate inverse, refined by a Newton step.
+        #[inline(always)]
+        fn fast_div(self, divisor: Self) -> Self {
+            unsafe {
+                let inverse = _mm256_rcp_ps(divisor.0);
+                let error = _mm256_fnmadd_ps(divisor.0, inverse, _mm256_set1_ps(1.0));
+                let quotient = _mm256_mul_ps(self.0, inverse);
+                Avx2(_mm256_fmadd_ps(quotient, error, quotient))
+            }
         }
 
         #[inline(always)]
         fn abs(self) -> Self {
-            unsafe {
-                let sign = _mm256_set1_ps(-0.0);
-                Avx2(_mm256_andnot_ps(sign, self.0), _mm256_andnot_ps(sign, self.1))
-            }
+            Avx2(unsafe { _mm256_andnot_ps(_mm256_set1_ps(-0.0), self.0) })
         }
 
         #[inline(always)]
         fn clamp(self, low: Self, high: Self) -> Self {
             // max and min return their second operand when one is NaN.
-            unsafe {
-                let first = _mm256_min_ps(high.0, _mm256_max_ps(low.0, self.0));
-                let second = _mm256_min_ps(high.1, _mm256_max_ps(low.1, self.1));
-                Avx2(first, second)
-            }
+            Avx2(unsafe { _mm256_min_ps(high.0, _mm256_max_ps(low.0, self.0)) })
         }
 
         #[inline(always)]
         fn finite_or_zero(self) -> Self {
             unsafe {
-                let infinity = _mm256_set1_ps(f32::INFINITY);
-                let magnitude = self.abs();
-                let first = _mm256_cmp_ps::<_CMP_LT_OQ>(magnitude.0, infinity);
-                let second = _mm256_cmp_ps::<_CMP_LT_OQ>(magnitude.1, infinity);
-                Avx2(_mm256_and_ps(self.0, first), _mm256_and_ps(self.1, second))
+                let finite = _mm256_cmp_ps::<_CMP_LT_OQ>(self.abs().0, _mm256_set1_ps(f32::INFINITY));
+                Avx2(_mm256_and_ps(self.0, finite))
             }
         }
     }

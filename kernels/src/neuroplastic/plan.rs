@@ -17,7 +17,7 @@ pub(super) struct Plan<'a> {
     pub coupled_decay: f64,
     /// λ that shrinks θ.
     pub decoupled_decay: f64,
-    /// 1 / (1 − b₁ᵗ) and 1 / (1 − b₂ᵗ).
+    /// 1 / (1 − b₁ᵗ) and 1 / (1 − b₂ᵗ) for AdamW.
     pub corrections: (f64, f64),
     /// η' = κ η.
     pub rate: f64,
@@ -57,7 +57,10 @@ impl<'a> Plan<'a> {
         };
         let decoupled = config.decoupled_weight_decay || base == Base::AdamW;
         let t = inputs.step.saturating_add(1) as f64;
-        let correction = |beta: f64| 1.0 / (1.0 - beta.powf(t)).max(1e-12);
+        let correction = |beta: f64| match base {
+            Base::AdamW => 1.0 / (1.0 - beta.powf(t)).max(1e-12),
+            _ => 1.0,
+        };
         Plan {
             config,
             alpha,
@@ -119,8 +122,14 @@ impl<'a> Plan<'a> {
     pub fn update_constants(&self, means: &Means, strength: f64) -> UpdateConstants {
         let config = self.config;
         let scale = |weight: f64, mean: f64| (weight / (mean + config.eps)) as f32;
-        let (gradient, full) = self.uniform_alphas(means);
-        let difference = self.blend * (full - gradient);
+        let uniform = match self.alpha {
+            Alpha::Uniform => {
+                let (gradient, full) = self.uniform_alphas(means);
+                let difference = self.blend * (full - gradient);
+                if self.form == Form::Projection { difference } else { gradient + difference }
+            }
+            _ => 0.0,
+        };
         UpdateConstants {
             activity: scale(config.activity_weight, means.activity),
             gradient: scale(config.gradient_weight, means.gradient),
@@ -129,7 +138,7 @@ impl<'a> Plan<'a> {
             min_alpha: config.min_alpha as f32,
             max_alpha: config.max_alpha as f32,
             blend: self.blend as f32,
-            uniform: if self.form == Form::Projection { difference } else { gradient + difference } as f32,
+            uniform: uniform as f32,
             strength: strength as f32,
             weight_decay: self.coupled_decay as f32,
         }

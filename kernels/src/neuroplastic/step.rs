@@ -1,8 +1,11 @@
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use super::diagnostics::{self, Facts};
 use super::plan::Plan;
-use super::sweep::{self, ApplyConstants, Base, CombineBlock, CombineConstants, Form, Sums, TraceBlock, UpdateBlock};
+use super::sweep::{
+    self, ApplyConstants, Base, CombineBlock, CombineConstants, Form, Memory, Sums, TraceBlock, TraceConstants, UpdateBlock};
 use super::tensors::BLOCK;
 use super::view::{Order, View, part, part_mut};
 use super::workspace::Buffers;
@@ -11,6 +14,7 @@ use super::{AnyTensors, Config, Diagnostics, Element, Inputs, ModulationTarget, 
 /// Below this many elements one thread is faster than several.
 const PARALLEL_ELEMENTS: usize = 32 * BLOCK;
 const LEAF_BLOCKS: usize = 8;
+const STREAM_ELEMENTS: usize = 1 << 22;
 
 /// One tensor's update in a group.
 pub struct Job<'a> {
@@ -152,7 +156,12 @@ pub(super) fn run<T: Element>(
 
 fn trace<T: Element>(plan: &Plan<'_>, view: &mut View<'_, T>, leaf: usize, portable: bool) -> Sums {
     let constants = plan.trace_constants();
-    let traces = sweep::traces(plan.needs_memory(), plan.base, plan.needs_base_norm(), portable);
+    let memory = match view.gradient.len() {
+        _ if !plan.needs_memory() => Memory::Unused,
+        n if n >= STREAM_ELEMENTS => Memory::Streamed,
+        _ => Memory::Kept,
+    };
+    let traces = sweep::traces(memory, plan.base, plan.needs_base_norm(), portable);
     let sgd = plan.base == Base::SgdMomentum;
     view.sweep(leaf, Order::Forward, |view, range| {
         let (mut gradient, mut parameter) = (T::Buffer::default(), T::Buffer::default());
@@ -174,14 +183,37 @@ fn trace<T: Element>(plan: &Plan<'_>, view: &mut View<'_, T>, leaf: usize, porta
         if sums.iter().all(|sum| sum.is_finite()) {
             return sums;
         }
+        if plan.needs_memory() {
+            quotients(view, &constants, range.clone());
+        }
         let base = match plan.base {
             Base::Classic => squares(gradient),
-            Base::AdamW => squares(&view.base[range.clone()]),
+            Base::AdamW => {
+                base_quotients(view, &constants, range.clone());
+                squares(&view.base[range.clone()])
+            }
             Base::SgdMomentum => squares(&view.base_momentum[range.clone()]),
         };
         let memory = if plan.needs_memory() { absolutes(&view.scratch[range.clone()]) } else { 0.0 };
         [absolutes(gradient), absolutes(&view.activity_trace[range]), memory, base]
     })
+}
+
+/// |m| / (√v + ε) where v has overflowed or the fast quotient has failed.
+#[cold]
+fn quotients<T>(view: &mut View<'_, T>, constants: &TraceConstants, range: Range<usize>) {
+    for i in range {
+        view.scratch[i] = view.momentum[i].abs() / (view.variance[i].sqrt() + constants.eps);
+    }
+}
+
+/// As [`quotients`], for AdamW's base update.
+#[cold]
+fn base_quotients<T>(view: &mut View<'_, T>, constants: &TraceConstants, range: Range<usize>) {
+    for i in range {
+        let divisor = (view.base_variance[i] * constants.variance_correction).sqrt() + constants.base_eps;
+        view.base[i] = view.base_momentum[i] * constants.momentum_correction / divisor;
+    }
 }
 
 struct Sweep {
@@ -251,7 +283,7 @@ fn base_part<'a>(
     plan: &Plan<'_>,
     base_momentum: &'a [f32],
     base: &'a [f32],
-    range: std::ops::Range<usize>,
+    range: Range<usize>,
 ) -> &'a [f32] {
     part(if plan.base == Base::SgdMomentum { base_momentum } else { base }, range)
 }

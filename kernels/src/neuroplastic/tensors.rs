@@ -4,7 +4,7 @@ use half::{bf16, f16};
 use super::{Config, StepError};
 
 /// Elements of one block: the unit of summation, so it must not depend on the number of threads.
-pub(super) const BLOCK: usize = 1024;
+pub(super) const BLOCK: usize = 4096;
 
 mod sealed {
     pub trait Sealed {}

@@ -39,8 +39,16 @@ impl Buffers {
                 // Replaced, not resized: the old contents need not be copied.
                 *vector = vec![E::default(); length];
             }
-            &mut vector[..length]
+            vector
         }
-        (grown(&mut self.scratch, scratch), grown(&mut self.base, base), grown(&mut self.sums, sums))
+        /// A row that crosses a cache line costs twice.
+        fn aligned(vector: &mut Vec<f32>, length: usize) -> &mut [f32] {
+            const LINE: usize = 64;
+            let buffer = grown(vector, length + LINE / size_of::<f32>());
+            let start = buffer.as_ptr().align_offset(LINE).min(LINE / size_of::<f32>());
+            &mut buffer[start..start + length]
+        }
+        let sums = &mut grown(&mut self.sums, sums)[..sums];
+        (aligned(&mut self.scratch, scratch), aligned(&mut self.base, base), sums)
     }
 }

@@ -69,3 +69,38 @@ pub fn check(u: &Update) -> Result<Found, Mismatch> {
         roles,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::optimizers::Kind;
+    use crate::optimizers::testing::{matched, near_misses, number};
+
+    const SQUARES: &str = "s' = 0.9*s + 0.1*g*g;";
+
+    #[test]
+    fn spellings() {
+        for rest in [
+            "x = sqrt(d + 1e-6)/sqrt(s' + 1e-6)*g; d' = 0.9*d + 0.1*x*x; w' = w - lr*x",
+            "x = g*((d + 1e-6)^0.5)/(s' + 1e-6)^0.5; d' = d + 0.1*(x^2 - d); w' = w - x*lr",
+        ] {
+            let m = matched(&format!("{SQUARES} {rest}"));
+            assert_eq!((m.kind, number(&m, "rho")), (Kind::Adadelta, 0.9), "{rest}");
+            assert!((number(&m, "epsilon") / 1e-6 - 1.0).abs() < 1e-3);
+        }
+    }
+
+    #[test]
+    fn look_alikes() {
+        let cases = [
+            ("x = sqrt(d + 1e-6)/sqrt(s' + 1e-6)*g; d' = 0.9*d + 0.1*x*x; w' = w + lr*x", "flipped"),
+            ("x = sqrt(d + 1e-6)/(s' + 1e-6)*g; d' = 0.9*d + 0.1*x*x; w' = w - lr*x", "does not shrink with the square root"),
+            ("x = (d + 1e-6)/sqrt(s' + 1e-6)*g; d' = 0.9*d + 0.1*x*x; w' = w - lr*x", ""),
+            ("x = sqrt(d)/sqrt(s' + 1e-6)*g; d' = 0.9*d + 0.1*x*x; w' = w - lr*x", "not along the gradient"),
+            ("x = sqrt(d + 1e-6)/sqrt(s' + 1e-6)*g; d' = 0.5*d + 0.1*x*x; w' = w - lr*x", "differs from the formula"),
+            ("x = sqrt(d + 1e-6)/sqrt(s + 1e-6)*g; d' = 0.9*d + 0.1*x*x; w' = w - lr*x", ""),
+        ];
+        let cases: Vec<(String, &str)> = cases.into_iter().map(|(u, r)| (format!("{SQUARES} {u}"), r)).collect();
+        let cases: Vec<(&str, &str)> = cases.iter().map(|(f, r)| (f.as_str(), *r)).collect();
+        near_misses(&cases);
+    }
+}

@@ -14,10 +14,8 @@ pub fn check(u: &Update) -> Result<Found, Mismatch> {
         return fail(0, Some(u.state_next(0)), "the state does not gather squared gradients");
     };
     if !close(decay, 1.0) || !close(gain, 1.0) {
-        return fail(
-            1,
-            Some(u.state_next(0)),
-            format!("the state is {decay:.4}·h + {gain:.4}·g², not the plain sum of squares"),
+        let depth = u32::from(close(decay, 1.0));
+        return fail(depth, Some(u.state_next(0)), format!("the state is {decay:.4}·h + {gain:.4}·g², not the plain sum of squares"),
         );
     }
     if let (Some(slot), false) = (u.stale_reader(0), u.uses_next(0)) {
@@ -69,4 +67,37 @@ pub fn check(u: &Update) -> Result<Found, Mismatch> {
         epsilon_missing: missing,
         roles: vec![StateRole::SecondMoment],
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::optimizers::Kind;
+    use crate::optimizers::testing::{matched, near_misses, number};
+
+    #[test]
+    fn spellings() {
+        for (formulas, slow, decay) in [
+            ("h' = h + g*g; w' = w - lr*g/(sqrt(h') + 1e-6)", 0.0, 0.0),
+            ("h' = g^2 + h; w' = w - lr*(g/(h'^0.5 + 1e-6))", 0.0, 0.0),
+            ("h' = h + g*g; w' = w - lr/(1 + (t - 1)*0.01)*g/(sqrt(h') + 1e-6)", 0.01, 0.0),
+            ("d = g + 0.1*w; h' = h + d*d; w' = w - lr*d/(sqrt(h') + 1e-6)", 0.0, 0.1),
+        ] {
+            let m = matched(formulas);
+            let found = (m.kind, number(&m, "lr_decay"), number(&m, "weight_decay"), number(&m, "epsilon"));
+            assert_eq!((found.0, found.2), (Kind::Adagrad, decay), "{formulas}");
+            assert!((found.1 - slow).abs() < 1e-6 && (found.3 - 1e-6).abs() < 1e-10, "{formulas} {found:?}");
+        }
+    }
+
+    #[test]
+    fn look_alikes() {
+        near_misses(&[
+            ("h' = h + g*g; w' = w + lr*g/(sqrt(h') + 1e-6)", "flipped"),
+            ("h' = h + g*g; w' = w - lr*g/(sqrt(h) + 1e-6)", "before its update"),
+            ("h' = h + g*g; w' = w - lr*g/(h' + 1e-6)", "square root of the sum of squares"),
+            ("h' = h + 2*g*g; w' = w - lr*g/(sqrt(h') + 1e-6)", "not the plain sum"),
+            ("h' = h + abs(g); w' = w - lr*g/(sqrt(h') + 1e-6)", ""),
+            ("h' = h + g*g; w' = w*0.9 - lr*g/(sqrt(h') + 1e-6)", "differs from the formula"),
+        ]);
+    }
 }

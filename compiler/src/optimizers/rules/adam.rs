@@ -31,7 +31,8 @@ pub fn check(u: &Update) -> Result<Found, Mismatch> {
     if direction.corrects_second && !direction.corrects_first {
         return fail(8, u.find(crate::optimizers::tape::Op::Pow), "only the second moment is corrected for its bias");
     }
-    let decay = decoupled_decay(u, direction.scale, 9, |lr| moved(1.0, 0.0, 1.0, lr, 3.0))?;
+    // At g = −λθ a coupled decay is silent, so that only a decoupled one shows.
+    let decay = decoupled_decay(u, direction.scale, 9, |lr| u.at(1.0, -moments.pull, &state(0.0, 1.0), lr, 3.0).0)?;
     let coupled = moments.pull;
     if decay != 0.0 && coupled != 0.0 {
         return fail(9, Some(u.theta_next()), "weight decay enters twice: through the gradient and on the parameter");
@@ -179,5 +180,79 @@ impl Moments {
             _ => StateRole::MaxSecondMoment,
         };
         (0..states).map(role).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::optimizers::testing::{matched, near_misses, number};
+    use crate::optimizers::{Kind, Setting};
+
+    const MOMENTS: &str = "m' = 0.9*m + 0.1*g; v' = 0.999*v + 0.001*g*g;";
+
+    #[test]
+    fn spellings() {
+        for update in [
+            "w' = w - lr*(m'/(1 - 0.9^t))/(sqrt(v'/(1 - 0.999^t)) + 1e-8)",
+            "w' = w - lr/(1 - 0.9^t)*m'/(sqrt(v')/sqrt(1 - 0.999^t) + 1e-8)",
+            "w' = w + neg(lr)*((m'/(1 - exp(t*log(0.9))))/(sqrt(v'/(1 - exp(t*log(0.999)))) + 1e-8))",
+            "s = t + 1; w' = w - lr*(m'/(1 - 0.9^s))/(sqrt(v'/(1 - 0.999^s)) + 1e-8)",
+            "c = lr*sqrt(1 - 0.999^t)/(1 - 0.9^t); w' = w - c*m'/(sqrt(v') + 1e-8)",
+            "w' = w - 0.001*(m'/(1 - 0.9^t))/((v'/(1 - 0.999^t))^0.5 + 1e-8)",
+            "pow1' = pow1*0.9; pow2' = pow2*0.999; w' = w - lr*(m'/(1 - pow1'))/(sqrt(v'/(1 - pow2')) + 1e-8)",
+            "pow1' = pow1*0.9; pow2' = pow2*0.999; w' = w - lr*(m'/(1 - pow1))/(sqrt(v'/(1 - pow2)) + 1e-8)",
+        ] {
+            let m = matched(&format!("{MOMENTS} {update}"));
+            assert_eq!((m.kind, number(&m, "beta1"), number(&m, "beta2"), number(&m, "epsilon")), (Kind::Adam, 0.9, 0.999, 1e-8), "{update}");
+        }
+        for moments in [
+            "m' = m + 0.1*(g - m); v' = v + 0.001*(g*g - v)",
+            "m' = g*0.1 + m*0.9; v' = 0.001*g^2 + v*0.999",
+            "m' = where(gt(0, 1), g, m) + (g - m)*0.1; v' = v*0.999 + (0.001*g)*g",
+        ] {
+            let m = matched(&format!("{moments}; w' = w*(1 - lr*0.01) - lr*(m'/(1 - 0.9^t))/(sqrt(v'/(1 - 0.999^t)) + 1e-6)"));
+            assert_eq!((m.kind, number(&m, "weight_decay"), number(&m, "epsilon")), (Kind::AdamW, 0.01, 1e-6), "{moments}");
+            assert!(m.decoupled_weight_decay && m.step.is_some());
+        }
+    }
+
+    #[test]
+    fn coupled_decay_amsgrad_and_no_correction() {
+        let m = matched("d = g + 0.01*w; m' = 0.9*m + 0.1*d; v' = 0.999*v + 0.001*d*d; w' = w - lr*(m'/(1 - 0.9^t))/(sqrt(v'/(1 - 0.999^t)) + 1e-8)");
+        assert_eq!((m.kind, number(&m, "weight_decay"), m.decoupled_weight_decay), (Kind::Adam, 0.01, false));
+        let m = matched(&format!("{MOMENTS} x' = max(x, v'); w' = w - lr*(m'/(1 - 0.9^t))/(sqrt(x'/(1 - 0.999^t)) + 1e-8)"));
+        assert_eq!(m.kind, Kind::AmsGrad);
+        let m = matched(&format!("{MOMENTS} w' = w - lr*m'/(sqrt(v') + 1e-8)"));
+        assert_eq!((m.kind, number(&m, "bias_correction")), (Kind::Adam, 0.0));
+        let m = matched(&format!("{MOMENTS} w' = w - lr*m'/sqrt(v')"));
+        assert!(m.epsilon_missing);
+    }
+
+    #[test]
+    fn hyperparameters_that_are_inputs() {
+        let m = matched(&format!("{MOMENTS} w' = w*(1 - lr*wd) - lr*(m'/(1 - 0.9^t))/(sqrt(v'/(1 - 0.999^t)) + 1e-8)"));
+        assert!(matches!(m.settings["weight_decay"], Setting::Input(_)), "{:?}", m.settings);
+        assert_eq!(number(&m, "beta1"), 0.9);
+    }
+
+    #[test]
+    fn look_alikes() {
+        let with = |update: &str| format!("{MOMENTS} {update}");
+        let tail = "(sqrt(v'/(1 - 0.999^t)) + 1e-8)";
+        let cases = [
+            (with(&format!("w' = w + lr*(m'/(1 - 0.9^t))/{tail}")), "sign of the step is flipped"),
+            (with("w' = w - lr*(m'/(1 - 0.9^t))/(sqrt(v/(1 - 0.999^t)) + 1e-8)"), "reads the second moment before its update"),
+            (with(&format!("w' = w - lr*(m/(1 - 0.9^t))/{tail}")), "reads the first moment before its update"),
+            (with("w' = w - lr*(m'/(1 - 0.9^t))/(v'/(1 - 0.999^t) + 1e-8)"), "not by its square root"),
+            (with("w' = w - lr*(m'/(1 - 0.999^t))/(sqrt(v'/(1 - 0.9^t)) + 1e-8)"), "bias correction at the first step"),
+            (with("w' = w - lr*(m'/(1 - 0.9^(t + 5)))/(sqrt(v'/(1 - 0.999^(t + 5))) + 1e-8)"), "bias correction at the first step"),
+            (with(&format!("w' = w*0.99 - lr*(m'/(1 - 0.9^t))/{tail}")), "not scaled by the learning rate"),
+            (with(&format!("w' = w*(1 + lr*0.01) - lr*(m'/(1 - 0.9^t))/{tail}")), "wrong sign"),
+            (format!("m' = 0.9*m + 0.2*g; v' = 0.999*v + 0.001*g*g; w' = w - lr*(m'/(1 - 0.9^t))/{tail}"), "do not sum to 1"),
+            (format!("m' = 0.9*m + 0.1*g; v' = 0.999*v + 0.001*abs(g); w' = w - lr*(m'/(1 - 0.9^t))/{tail}"), "no state averages the squared gradient"),
+            (with(&format!("w' = w - lr*(m'/(1 - 0.9^t) + g)/{tail}")), "not as 1 − β₁ to β₁"),
+        ];
+        let cases: Vec<(&str, &str)> = cases.iter().map(|(f, r)| (f.as_str(), *r)).collect();
+        near_misses(&cases);
     }
 }

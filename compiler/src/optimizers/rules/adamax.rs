@@ -83,3 +83,33 @@ pub fn check(u: &Update) -> Result<Found, Mismatch> {
         roles,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::optimizers::Kind;
+    use crate::optimizers::testing::{matched, near_misses, number};
+
+    #[test]
+    fn spellings() {
+        for formulas in [
+            "m' = 0.9*m + 0.1*g; u' = max(0.999*u, abs(g) + 1e-8); w' = w - lr/(1 - 0.9^t)*m'/u'",
+            "m' = m + 0.1*(g - m); u' = max(abs(g), u*0.999); w' = w - lr*(m'/(1 - 0.9^t))/(u' + 1e-8)",
+        ] {
+            let m = matched(formulas);
+            assert_eq!((m.kind, number(&m, "beta1"), number(&m, "beta2")), (Kind::Adamax, 0.9, 0.999), "{formulas}");
+            assert!((number(&m, "epsilon") - 1e-8).abs() < 1e-10);
+        }
+    }
+
+    #[test]
+    fn look_alikes() {
+        near_misses(&[
+            ("m' = 0.9*m + 0.1*g; u' = max(0.999*u, abs(g)); w' = w + lr/(1 - 0.9^t)*m'/(u' + 1e-8)", "flipped"),
+            ("m' = 0.9*m + 0.1*g; u' = max(0.999*u, abs(g)); w' = w - lr/(1 - 0.9^t)*m'/(u + 1e-8)", "before its update"),
+            ("m' = 0.9*m + 0.1*g; u' = max(0.999*u, abs(g)); w' = w - lr/(1 - 0.9^t)*m'/(sqrt(u') + 1e-8)", "in proportion to the infinity norm"),
+            ("m' = 0.9*m + 0.1*g; u' = max(0.999*u, abs(g)); w' = w - lr*(m'/(1 - 0.5^t))/(u' + 1e-8)", "bias correction"),
+            ("m' = 0.9*m + 0.3*g; u' = max(0.999*u, abs(g)); w' = w - lr/(1 - 0.9^t)*m'/(u' + 1e-8)", "do not sum to 1"),
+            ("m' = 0.9*m + 0.1*g; u' = min(0.999*u, abs(g)); w' = w - lr/(1 - 0.9^t)*m'/(u' + 1e-8)", "no state averages"),
+        ]);
+    }
+}

@@ -34,11 +34,11 @@ pub fn check(u: &Update) -> Result<Found, Mismatch> {
     let [x, y] = point([3.0, 4.0], [1.0, 0.0], 1e-2, 1e6);
     let scale = x.hypot(y) / 5.0;
     if !(scale.is_finite() && scale > 0.0) || x < 0.0 {
-        return fail(5, Some(u.theta_next()), "the step does not have the parameter's norm, or its sign is flipped");
+        return fail(11, Some(u.theta_next()), "the step does not have the parameter's norm, or its sign is flipped");
     }
     let [x2, y2] = point([6.0, 8.0], [1.0, 0.0], 1e-2, 1e6);
     if !close(x2.hypot(y2), 2.0 * x.hypot(y)) {
-        return fail(6, Some(u.theta_next()), "the step does not grow in proportion to the parameter's norm");
+        return fail(12, Some(u.theta_next()), "the step does not grow in proportion to the parameter's norm");
     }
     // r = (d + 3λ, 4λ) with d = 1/(0.1 + ε); the step is along r.
     let along = |v: f64, t: f64| {
@@ -57,7 +57,7 @@ pub fn check(u: &Update) -> Result<Found, Mismatch> {
         let both = (100.0 / (1.0 - b2).sqrt() + epsilon) * (1.0 - b1);
         let corrected = (early - both).abs() < 1e-3 * both;
         if !corrected && (early - bare).abs() > 1e-3 * bare {
-            return fail(7, Some(u.theta_next()), "the bias correction does not fit the moments' decays");
+            return fail(13, Some(u.theta_next()), "the bias correction does not fit the moments' decays");
         }
         (decay, epsilon.max(0.0), corrected, EpsilonForm::Outside)
     } else {
@@ -77,7 +77,7 @@ pub fn check(u: &Update) -> Result<Found, Mismatch> {
         let corrected = missing || (early - epsilon * (1.0 - b2).sqrt()).abs() < 1e-3 * early;
         (0.0, epsilon, corrected, if missing { EpsilonForm::Missing } else { EpsilonForm::Outside })
     };
-    u.validate(&moments.positive(), 8, |p: &Point| {
+    u.validate(&moments.positive(), 14, |p: &Point| {
         let eta = scale * if u.has_rate() { p.lr } else { 1.0 };
         let c = |b: f64| if corrected { 1.0 - b.powf(p.t) } else { 1.0 };
         let mut next = Next { theta: Vec::new(), states: vec![Vec::new(); 2] };
@@ -109,4 +109,41 @@ pub fn check(u: &Update) -> Result<Found, Mismatch> {
         epsilon_missing: form == EpsilonForm::Missing,
         roles: moments.roles(2),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::optimizers::Kind;
+    use crate::optimizers::testing::{matched, near_misses, number};
+
+    const MOMENTS: &str = "m' = 0.9*m + 0.1*g; v' = 0.999*v + 0.001*g*g;";
+    const DIRECTION: &str = "r = (m'/(1 - 0.9^t))/(sqrt(v'/(1 - 0.999^t)) + 1e-6) + 0.01*w;";
+
+    #[test]
+    fn spellings() {
+        for (formulas, decay) in [
+            (format!("{MOMENTS} {DIRECTION} w' = w - lr*(norm(w)/norm(r))*r"), 0.01),
+            (format!("{MOMENTS} {DIRECTION} k = where(gt(norm(w), 0), where(gt(norm(r), 0), norm(w)/norm(r), 1), 1); w' = w - r*(lr*k)"), 0.01),
+            (format!("{MOMENTS} r = m'/(sqrt(v') + 1e-6) + 0.01*w; w' = w - lr*norm(w)*r/norm(r)"), 0.01),
+            (format!("{MOMENTS} {DIRECTION} w' = w - lr*sqrt(sum(w*w))/sqrt(sum(r*r))*r"), 0.01),
+        ] {
+            let m = matched(&formulas);
+            assert_eq!((m.kind, number(&m, "beta1"), number(&m, "beta2")), (Kind::Lamb, 0.9, 0.999), "{formulas}");
+            assert!((number(&m, "weight_decay") - decay).abs() < 1e-5 && (number(&m, "epsilon") / 1e-6 - 1.0).abs() < 0.05, "{formulas} {m:?}");
+        }
+    }
+
+    #[test]
+    fn look_alikes() {
+        let cases = [
+            (format!("{MOMENTS} {DIRECTION} w' = w + lr*(norm(w)/norm(r))*r"), "flipped"),
+            (format!("{MOMENTS} {DIRECTION} w' = w - lr*(norm(r)/norm(w))*r"), ""),
+            (format!("{MOMENTS} {DIRECTION} w' = w - lr*(norm(w)*norm(w)/norm(r))*r"), "in proportion to the parameter's norm"),
+            (format!("{MOMENTS} r = (m'/(1 - 0.9^t))/(sqrt(v/(1 - 0.999^t)) + 1e-6) + 0.01*w; w' = w - lr*(norm(w)/norm(r))*r"), "before its update"),
+            (format!("{MOMENTS} r = (m'/(1 - 0.5^t))/(sqrt(v'/(1 - 0.9^t)) + 1e-6) + 0.01*w; w' = w - lr*(norm(w)/norm(r))*r"), "differs from the formula"),
+            (format!("{MOMENTS} {DIRECTION} w' = w - lr*(norm(w)/norm(g))*r"), ""),
+        ];
+        let cases: Vec<(&str, &str)> = cases.iter().map(|(f, r)| (f.as_str(), *r)).collect();
+        near_misses(&cases);
+    }
 }

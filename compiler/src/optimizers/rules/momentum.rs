@@ -112,3 +112,43 @@ pub fn check(u: &Update) -> Result<Found, Mismatch> {
         roles: vec![StateRole::Velocity],
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::optimizers::Kind;
+    use crate::optimizers::testing::{matched, near_misses, number};
+
+    #[test]
+    fn spellings() {
+        use Kind::{Momentum, Nesterov};
+        for (formulas, kind, dampening, decay) in [
+            ("b' = 0.9*b + g; w' = w - lr*b'", Momentum, 0.0, 0.0),
+            ("b' = g + b*0.9; w' = w + neg(lr*b')", Momentum, 0.0, 0.0),
+            ("b' = 0.9*b + 0.5*g; w' = w - b'*lr", Momentum, 0.5, 0.0),
+            ("b' = 0.9*b + (g + 0.01*w); w' = w - lr*b'", Momentum, 0.0, 0.01),
+            ("b' = 0.9*b + g; w' = w*(1 - lr*0.01) - lr*b'", Momentum, 0.0, 0.01),
+            ("b' = 0.9*b + g; w' = w - lr*(g + 0.9*b')", Nesterov, 0.0, 0.0),
+            ("d = g + 0.01*w; b' = 0.9*b + d; w' = w - lr*(d + 0.9*b')", Nesterov, 0.0, 0.01),
+            ("b' = 0.9*b - lr*g; w' = w + b'", Momentum, 0.0, 0.0),
+            ("b' = 0.9*b - lr*g; w' = w + 0.9*b' - lr*g", Nesterov, 0.0, 0.0),
+            ("b' = 0.9*b + g; w' = w - 0.1*b'", Momentum, 0.0, 0.0),
+        ] {
+            let m = matched(formulas);
+            let found = (m.kind, number(&m, "momentum"), number(&m, "dampening"), number(&m, "weight_decay"));
+            assert_eq!(found, (kind, 0.9, dampening, decay), "{formulas}");
+        }
+    }
+
+    #[test]
+    fn look_alikes() {
+        near_misses(&[
+            ("b' = 0.9*b + g; w' = w + lr*b'", "sign of the step is flipped"),
+            ("b' = 0.9*b + g; w' = w - lr*b", "reads the velocity before its update"),
+            ("b' = 1.1*b + g; w' = w - lr*b'", "not by a number between 0 and 1"),
+            ("b' = 0.9*b + g; w' = w - lr*(b' + 0.5*g)", "proportions that are not Nesterov's"),
+            ("b' = 0.9*b + g; w' = w - lr*b'*b'", "not move in proportion to the velocity"),
+            ("b' = 0.9*b + g*g*g; w' = w - lr*b'", ""),
+            ("b' = 0.9*b + (g - 0.01*w); w' = w - lr*b'", "weight decay has the wrong sign"),
+        ]);
+    }
+}

@@ -33,8 +33,7 @@ pub fn check(u: &Update) -> Result<Found, Mismatch> {
     }
     let scale = along / b1;
     if !near(direct, scale * (1.0 - b1)) {
-        return fail(
-            6,
+        return fail(11,
             Some(u.theta_next()),
             format!("gradient and first moment are mixed as {direct:.4} to {along:.4}, not as 1 − β₁ to β₁"),
         );
@@ -44,20 +43,20 @@ pub fn check(u: &Update) -> Result<Found, Mismatch> {
         let m = moved(1.0, HUGE, 0.0, t) * HUGE.sqrt() / scale;
         let g = moved(0.0, HUGE, 1.0, t) * HUGE.sqrt() / scale;
         if !near(m, b1 / c(b1, t + 1.0) * c(b2, t).sqrt()) || !near(g, (1.0 - b1) / c(b1, t) * c(b2, t).sqrt()) {
-            return fail(7, Some(u.theta_next()), "the look-ahead is not corrected for its bias as NAdam asks");
+            return fail(12, Some(u.theta_next()), "the look-ahead is not corrected for its bias as NAdam asks");
         }
     }
     let ahead = |t: f64| b1 / c(b1, t + 1.0);
-    let mut direction = Direction::solve(u, |m, v, t| moved(m, v, 0.0, t) / ahead(t) / c(b1, t), b1, b2, 8)?;
+    let mut direction = Direction::solve(u, |m, v, t| moved(m, v, 0.0, t) / ahead(t) / c(b1, t), b1, b2, 13)?;
     let missing = direction.form == EpsilonForm::Missing;
     direction.epsilon = if missing { 0.0 } else { direction.epsilon };
     let still = |lr: f64| {
         let mut states = vec![0.0; 2];
         states[second] = 1.0;
-        u.at(1.0, 0.0, &states, lr, 3.0).0
+        u.at(1.0, -pull, &states, lr, 3.0).0
     };
-    let decay = decoupled_decay(u, scale, 12, still)?;
-    u.validate(&moments.positive(), 13, |p: &Point| {
+    let decay = decoupled_decay(u, scale, 18, still)?;
+    u.validate(&moments.positive(), 19, |p: &Point| {
         let eta = if u.has_rate() { p.lr } else { 1.0 };
         let mut next = Next { theta: Vec::new(), states: vec![Vec::new(); 2] };
         for i in 0..p.theta.len() {
@@ -86,4 +85,39 @@ pub fn check(u: &Update) -> Result<Found, Mismatch> {
         epsilon_missing: missing,
         roles: moments.roles(2),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::optimizers::Kind;
+    use crate::optimizers::testing::{matched, near_misses, number};
+
+    const MOMENTS: &str = "m' = 0.9*m + 0.1*g; v' = 0.999*v + 0.001*g*g;";
+    const TAIL: &str = "/(sqrt(v'/(1 - 0.999^t)) + 1e-8)";
+
+    #[test]
+    fn spellings() {
+        for update in [
+            format!("w' = w - lr*(0.9*m'/(1 - 0.9^(t + 1)) + 0.1*g/(1 - 0.9^t)){TAIL}"),
+            format!("n = m'*(0.9/(1 - 0.9^(t + 1))) + g*(0.1/(1 - 0.9^t)); w' = w - lr*n{TAIL}"),
+        ] {
+            let m = matched(&format!("{MOMENTS} {update}"));
+            assert_eq!((m.kind, number(&m, "beta1"), number(&m, "beta2"), number(&m, "epsilon")), (Kind::NAdam, 0.9, 0.999, 1e-8), "{update}");
+        }
+    }
+
+    #[test]
+    fn look_alikes() {
+        let cases = [
+            (format!("w' = w + lr*(0.9*m'/(1 - 0.9^(t + 1)) + 0.1*g/(1 - 0.9^t)){TAIL}"), "sign of the step is flipped"),
+            (format!("w' = w - lr*(0.9*m'/(1 - 0.9^(t + 1)) + 0.5*g/(1 - 0.9^t)){TAIL}"), "not as 1 − β₁ to β₁"),
+            (format!("w' = w - lr*(0.9*m'/(1 - 0.9^t) + 0.1*g/(1 - 0.9^t)){TAIL}"), "look-ahead is not corrected"),
+            (format!("w' = w - lr*(0.9*m/(1 - 0.9^(t + 1)) + 0.1*g/(1 - 0.9^t)){TAIL}"), "before its update"),
+            ("w' = w - lr*(0.9*m'/(1 - 0.9^(t + 1)) + 0.1*g/(1 - 0.9^t))/(v'/(1 - 0.999^t) + 1e-8)".into(), ""),
+            (format!("w' = w*0.9 - lr*(0.9*m'/(1 - 0.9^(t + 1)) + 0.1*g/(1 - 0.9^t)){TAIL}"), "not scaled by the learning rate"),
+        ];
+        let cases: Vec<(String, &str)> = cases.into_iter().map(|(u, r)| (format!("{MOMENTS} {u}"), r)).collect();
+        let cases: Vec<(&str, &str)> = cases.iter().map(|(f, r)| (f.as_str(), *r)).collect();
+        near_misses(&cases);
+    }
 }

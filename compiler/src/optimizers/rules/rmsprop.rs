@@ -56,12 +56,14 @@ pub fn check(u: &Update) -> Result<Found, Mismatch> {
     };
     // The gradient's average is held at 0, the momentum at b.
     let at = |g: f64, v: f64, b: f64| u.at(0.0, g, &states(v, g, b), 0.1, 3.0);
-    let step = |g: f64, v: f64| -at(g, v, 0.0).0 / lr;
-    let scale = step(1.0, 1e16) * 1e8;
+    // A gradient so small that its square is lost beside any epsilon.
+    let tiny = 1e-20;
+    let step = |v: f64| -at(tiny, v, 0.0).0 / lr / tiny;
+    let scale = step(1e16) * 1e8;
     if !(scale > 0.0) {
         return fail(4, Some(u.theta_next()), "the step is not along the gradient, or its sign is flipped");
     }
-    if !near(step(1.0, 4e16) * 2e8, scale) {
+    if !near(step(4e16) * 2e8, scale) {
         return fail(5, u.find(Op::Div), "the step does not shrink with the square root of the average");
     }
     let (mut momentum, mut folded) = (0.0, false);
@@ -72,11 +74,11 @@ pub fn check(u: &Update) -> Result<Found, Mismatch> {
             return fail(6, Some(u.state_next(k)), "the momentum is not a number between 0 and 1");
         }
     }
-    let at_zero = step(1.0, 0.0);
+    let at_zero = step(0.0);
     let missing = !(at_zero.is_finite() && at_zero.abs() < 1e18);
     let root = if missing { 0.0 } else { scale / at_zero };
-    let outside = missing || near(step(1.0, root * root), scale / (2.0 * root));
-    if !outside && !near(step(1.0, root * root), scale / (2f64.sqrt() * root)) {
+    let outside = missing || near(step(root * root), scale / (2.0 * root));
+    if !outside && !near(step(root * root), scale / (2f64.sqrt() * root)) {
         return fail(7, u.find(Op::Add), "epsilon enters the denominator in no known way");
     }
     u.validate(&[second], 8, |p: &Point| {
@@ -123,4 +125,38 @@ pub fn check(u: &Update) -> Result<Found, Mismatch> {
         epsilon_missing: missing,
         roles: (0..u.states).map(role).collect(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::optimizers::Kind;
+    use crate::optimizers::testing::{matched, near_misses, number};
+
+    #[test]
+    fn spellings() {
+        for (formulas, centered, momentum, eps) in [
+            ("v' = 0.99*v + 0.01*g*g; w' = w - lr*g/(sqrt(v') + 1e-8)", 0.0, 0.0, 1e-8),
+            ("v' = v + 0.01*(g^2 - v); w' = w - lr*g/sqrt(v' + 1e-7)", 0.0, 0.0, 1e-7),
+            ("v' = 0.99*v + 0.01*g*g; a' = 0.99*a + 0.01*g; w' = w - lr*g/(sqrt(v' - a'*a') + 1e-8)", 1.0, 0.0, 1e-8),
+            ("v' = 0.99*v + 0.01*g*g; b' = 0.9*b + g/(sqrt(v') + 1e-8); w' = w - lr*b'", 0.0, 0.9, 1e-8),
+            ("v' = 0.99*v + 0.01*g*g; b' = 0.9*b + lr*g/sqrt(v' + 1e-7); w' = w - b'", 0.0, 0.9, 1e-7),
+            ("v' = 0.99*v + 0.01*g*g; a' = 0.99*a + 0.01*g; b' = 0.9*b + g/(sqrt(v' - a'*a') + 1e-8); w' = w - lr*b'", 1.0, 0.9, 1e-8),
+        ] {
+            let m = matched(formulas);
+            assert_eq!((m.kind, number(&m, "alpha"), number(&m, "centered")), (Kind::RmsProp, 0.99, centered), "{formulas}");
+            assert!((number(&m, "momentum") - momentum).abs() < 1e-6 && (number(&m, "epsilon") / eps - 1.0).abs() < 1e-3, "{formulas}");
+        }
+    }
+
+    #[test]
+    fn look_alikes() {
+        near_misses(&[
+            ("v' = 0.99*v + 0.01*g*g; w' = w + lr*g/(sqrt(v') + 1e-8)", "flipped"),
+            ("v' = 0.99*v + 0.01*g*g; w' = w - lr*g/(sqrt(v) + 1e-8)", "before its update"),
+            ("v' = 0.99*v + 0.01*g*g; w' = w - lr*g/(v' + 1e-8)", "square root of the average"),
+            ("v' = 0.99*v + 0.05*g*g; w' = w - lr*g/(sqrt(v') + 1e-8)", "do not sum to 1"),
+            ("v' = 0.99*v + 0.01*g*g; b' = 1.2*b + g/(sqrt(v') + 1e-8); w' = w - lr*b'", "momentum is not a number"),
+            ("v' = 0.99*v + 0.01*g*g; a' = 0.9*a + 0.1*g; w' = w - lr*g/(sqrt(v' - a'*a') + 1e-8)", ""),
+        ]);
+    }
 }

@@ -1,6 +1,6 @@
 //! Last sweep: θ ← keep·θ − rate·u.
 
-use super::{Lanes, dispatch, rows, rows_mut};
+use super::{Lanes, Row, dispatch, padded, put_tail, rows, rows_mut};
 
 pub(in super::super) struct ApplyConstants {
     /// 1 − η'λ with decoupled decay, else 1.
@@ -20,13 +20,19 @@ dispatch!(pick, body, body_avx2, <>, (constants: &ApplyConstants, parameter: &mu
 #[inline(always)]
 fn body<L: Lanes>(constants: &ApplyConstants, parameter: &mut [f32], update: &[f32]) {
     let keep = L::splat(constants.keep);
-    let rate = L::splat(constants.rate);
+    let rate = L::splat(-constants.rate);
     let count = update.len() / super::LANES;
     for (parameter, update) in rows_mut(parameter, count).iter_mut().zip(rows(update, count)) {
-        keep.mul(L::load(parameter)).sub(rate.mul(L::load(update))).store(parameter);
+        row(keep, rate, parameter, update);
     }
-    let tail = count * super::LANES;
-    for (parameter, update) in parameter[tail..].iter_mut().zip(&update[tail..]) {
-        *parameter = constants.keep * *parameter - constants.rate * update;
+    if count * super::LANES < update.len() {
+        let mut last = padded(parameter, count);
+        row(keep, rate, &mut last, &padded(update, count));
+        put_tail(parameter, count, &last);
     }
+}
+
+#[inline(always)]
+fn row<L: Lanes>(keep: L, rate: L, parameter: &mut Row, update: &Row) {
+    L::load(update).mul_add(rate, keep.mul(L::load(parameter))).store(parameter);
 }

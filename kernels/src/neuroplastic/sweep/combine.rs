@@ -64,13 +64,13 @@ fn row<L: Lanes, const SANITISE: bool>(
     parameter: Option<&Row>,
     scratch: &mut Row,
 ) {
-    let mut value = L::splat(constants.scratch).mul(L::load(scratch)).add(L::splat(constants.base).mul(L::load(base)));
+    let mut value = L::load(scratch).mul_add(L::splat(constants.scratch), L::splat(constants.base).mul(L::load(base)));
     if let Some(parameter) = parameter {
-        value = value.add(L::splat(constants.parameter).mul(L::load(parameter)));
+        value = L::load(parameter).mul_add(L::splat(constants.parameter), value);
     }
     if SANITISE {
         value = value.finite_or_zero();
     }
     value.store(scratch);
-    *squares = squares.add(value.mul(value));
+    *squares = value.mul_add(value, *squares);
 }

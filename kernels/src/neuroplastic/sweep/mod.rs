@@ -10,7 +10,7 @@ mod update;
 
 pub(super) use apply::{ApplyConstants, apply};
 pub(super) use combine::{CombineBlock, CombineConstants, combine};
-pub(super) use traces::{BETA1, BETA2, Base, DELTA, TraceBlock, TraceConstants, traces};
+pub(super) use traces::{BETA1, BETA2, Base, DELTA, Memory, TraceBlock, TraceConstants, traces};
 pub(super) use update::{Alpha, Form, UpdateBlock, UpdateConstants, update};
 
 use super::lanes::{LANES, Lanes, Row};
@@ -22,7 +22,8 @@ pub(super) type Sums = [f64; 4];
 fn total<L: Lanes>(lanes: L) -> f64 {
     let mut row = [0.0; LANES];
     lanes.store(&mut row);
-    row.iter().map(|&lane| f64::from(lane)).sum()
+    let [x0, x1, x2, x3, x4, x5, x6, x7] = row.map(f64::from);
+    ((x0 + x4) + (x2 + x6)) + ((x1 + x5) + (x3 + x7))
 }
 
 #[inline(always)]
@@ -51,7 +52,7 @@ fn put_tail(values: &mut [f32], count: usize, row: &Row) {
 macro_rules! dispatch {
     ($(#[$doc:meta])* $name:ident, $body:ident, $avx2:ident, <$($parameter:ident : $kind:ty),*>, ($($argument:ident : $type:ty),*) -> $output:ty) => {
         #[cfg(target_arch = "x86_64")]
-        #[target_feature(enable = "avx2")]
+        #[target_feature(enable = "avx2,fma")]
         fn $avx2<$(const $parameter: $kind),*>($($argument: $type),*) -> $output {
             $body::<crate::neuroplastic::lanes::Avx2, $($parameter),*>($($argument),*)
         }
@@ -59,7 +60,7 @@ macro_rules! dispatch {
         $(#[$doc])*
         fn $name<$(const $parameter: $kind),*>(portable: bool) -> unsafe fn($($type),*) -> $output {
             #[cfg(target_arch = "x86_64")]
-            if !portable && std::arch::is_x86_feature_detected!("avx2") {
+            if !portable && std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
                 return $avx2::<$($parameter),*>;
             }
             let _ = portable;

@@ -13,6 +13,18 @@ pub(in super::super) enum Base {
     SgdMomentum,
 }
 
+/// What becomes of |m| / (√v + ε).
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(in super::super) enum Memory {
+    Unused,
+    Kept,
+    /// Written past the caches, where the tensor is too large for it to be there still in the next sweep.
+    Streamed,
+}
+
+const UNUSED: u8 = Memory::Unused as u8;
+const KEPT: u8 = Memory::Kept as u8;
+const STREAMED: u8 = Memory::Streamed as u8;
 const CLASSIC: u8 = Base::Classic as u8;
 const ADAMW: u8 = Base::AdamW as u8;
 const SGD: u8 = Base::SgdMomentum as u8;
@@ -52,29 +64,31 @@ pub(in super::super) struct TraceBlock<'a> {
 /// Returns Σ|g|, Σa, Σ|m|/(√v+ε) and Σbase² (Σg² for the classic base), of which variants leave out what they do not need.
 pub(in super::super) type Traces = unsafe fn(&TraceConstants, TraceBlock<'_>) -> Sums;
 
-/// `memory`: whether the memory signal is needed; `norm`: whether Σbase² is.
-pub(in super::super) fn traces(memory: bool, base: Base, norm: bool, portable: bool) -> Traces {
-    match (memory, base, norm) {
-        (true, Base::Classic, false) => pick::<true, CLASSIC, false>(portable),
-        (true, Base::Classic, true) => pick::<true, CLASSIC, true>(portable),
-        (false, Base::Classic, false) => pick::<false, CLASSIC, false>(portable),
-        (false, Base::Classic, true) => pick::<false, CLASSIC, true>(portable),
-        (true, Base::AdamW, _) => pick::<true, ADAMW, true>(portable),
-        (false, Base::AdamW, _) => pick::<false, ADAMW, true>(portable),
-        (true, Base::SgdMomentum, _) => pick::<true, SGD, true>(portable),
-        (false, Base::SgdMomentum, _) => pick::<false, SGD, true>(portable),
+/// `norm`: whether Σbase² is needed, which comes with a hybrid base anyway.
+pub(in super::super) fn traces(memory: Memory, base: Base, norm: bool, portable: bool) -> Traces {
+    match memory {
+        Memory::Unused => with_memory::<UNUSED>(base, norm, portable),
+        Memory::Kept => with_memory::<KEPT>(base, norm, portable),
+        Memory::Streamed => with_memory::<STREAMED>(base, norm, portable),
     }
 }
 
-dispatch!(pick, body, body_avx2, <MEMORY: bool, BASE: u8, NORM: bool>, (constants: &TraceConstants, block: TraceBlock<'_>) -> Sums);
+fn with_memory<const MEMORY: u8>(base: Base, norm: bool, portable: bool) -> Traces {
+    match base {
+        Base::Classic if norm => pick::<MEMORY, CLASSIC, true>(portable),
+        Base::Classic => pick::<MEMORY, CLASSIC, false>(portable),
+        Base::AdamW => pick::<MEMORY, ADAMW, true>(portable),
+        Base::SgdMomentum => pick::<MEMORY, SGD, true>(portable),
+    }
+}
+
+dispatch!(pick, body, body_avx2, <MEMORY: u8, BASE: u8, NORM: bool>, (constants: &TraceConstants, block: TraceBlock<'_>) -> Sums);
 
 struct Splat<L> {
-    delta: L,
     delta_rest: L,
     beta1: L,
     beta1_rest: L,
     beta2: L,
-    beta2_rest: L,
     eps: L,
     base_momentum: L,
     base_momentum_gain: L,
@@ -86,6 +100,13 @@ struct Splat<L> {
     weight_decay: L,
 }
 
+/// A row's m and v after their update.
+#[derive(Clone, Copy)]
+struct Moments<L> {
+    momentum: L,
+    variance: L,
+}
+
 struct Accumulators<L> {
     gradient: L,
     activity: L,
@@ -94,17 +115,16 @@ struct Accumulators<L> {
 }
 
 #[inline(always)]
-fn body<L: Lanes, const MEMORY: bool, const BASE: u8, const NORM: bool>(
+fn body<L: Lanes, const MEMORY: u8, const BASE: u8, const NORM: bool>(
     constants: &TraceConstants,
     block: TraceBlock<'_>,
 ) -> Sums {
+    let decays = [(1.0 - DELTA) as f32, BETA1 as f32, (1.0 - BETA1) as f32, BETA2 as f32];
     let c = Splat {
-        delta: L::splat(DELTA as f32),
-        delta_rest: L::splat((1.0 - DELTA) as f32),
-        beta1: L::splat(BETA1 as f32),
-        beta1_rest: L::splat((1.0 - BETA1) as f32),
-        beta2: L::splat(BETA2 as f32),
-        beta2_rest: L::splat((1.0 - BETA2) as f32),
+        delta_rest: L::splat(decays[0]),
+        beta1: L::splat(decays[1]),
+        beta1_rest: L::splat(decays[2]),
+        beta2: L::splat(decays[3]),
         eps: L::splat(constants.eps),
         base_momentum: L::splat(constants.base_momentum),
         base_momentum_gain: L::splat(constants.base_momentum_gain),
@@ -126,24 +146,45 @@ fn body<L: Lanes, const MEMORY: bool, const BASE: u8, const NORM: bool>(
         let activity = rows_mut(block.activity_trace, count);
         let momentum = rows_mut(block.momentum, count);
         let variance = rows_mut(block.variance, count);
-        let memory = rows_mut(block.memory, if MEMORY { count } else { 0 });
+        let memory = rows_mut(block.memory, if MEMORY != UNUSED { count } else { 0 });
         let base_momentum = rows_mut(block.base_momentum, if keeps_momentum { count } else { 0 });
         let base_variance = rows_mut(block.base_variance, if adamw { count } else { 0 });
         let base = rows_mut(block.base, if adamw { count } else { 0 });
-        for i in 0..count {
-            let g = L::load(&gradient[i]);
-            let magnitude = traces_row(&c, &mut sums, g, &mut activity[i], &mut momentum[i], &mut variance[i]);
-            if MEMORY {
-                memory_row(&c, &mut sums, &momentum[i], &variance[i], &mut memory[i]);
-            }
-            match BASE {
-                ADAMW => {
-                    adamw_row(&c, &mut sums, g, &mut base_momentum[i], &mut base_variance[i], &mut base[i]);
+        let mut previous = None;
+        // The memory signal runs one row behind, so that its root never waits for v. Its quotients alternate between the exact
+        // instruction, which shares one slow unit with the root, and the fast form, which takes more of everything else.
+        macro_rules! at {
+            ($i:expr, $fast:expr) => {{
+                let i = $i;
+                let g = L::load(&gradient[i]);
+                let moments = traces_row(&c, &mut sums, g, &mut activity[i], &mut momentum[i], &mut variance[i]);
+                if let (Some(moments), true) = (previous, MEMORY != UNUSED) {
+                    memory_row::<L, MEMORY>(&c, &mut sums, moments, &mut memory[i - 1], $fast);
                 }
-                SGD => sgd_row(&c, &mut sums, g, &parameter[i], &mut base_momentum[i]),
-                _ if NORM => sums.base = sums.base.add(magnitude.mul(magnitude)),
-                _ => {}
-            }
+                previous = Some(moments);
+                match BASE {
+                    ADAMW => {
+                        let states = (&mut base_momentum[i], &mut base_variance[i]);
+                        adamw_row(&c, &mut sums, g, states.0, states.1, &mut base[i], !$fast);
+                    }
+                    SGD => sgd_row(&c, &mut sums, g, &parameter[i], &mut base_momentum[i]),
+                    _ if NORM => sums.base = g.mul_add(g, sums.base),
+                    _ => {}
+                }
+            }};
+        }
+        for pair in 0..count / 2 {
+            at!(2 * pair, true);
+            at!(2 * pair + 1, false);
+        }
+        if count % 2 == 1 {
+            at!(count - 1, true);
+        }
+        if let (Some(moments), true) = (previous, MEMORY != UNUSED) {
+            memory_row::<L, MEMORY>(&c, &mut sums, moments, &mut memory[count - 1], false);
+        }
+        if MEMORY == STREAMED {
+            L::fence();
         }
     }
     if count * super::LANES < block.gradient.len() {
@@ -151,11 +192,11 @@ fn body<L: Lanes, const MEMORY: bool, const BASE: u8, const NORM: bool>(
         let mut activity = padded(block.activity_trace, count);
         let mut momentum = padded(block.momentum, count);
         let mut variance = padded(block.variance, count);
-        let magnitude = traces_row(&c, &mut sums, g, &mut activity, &mut momentum, &mut variance);
+        let moments = traces_row(&c, &mut sums, g, &mut activity, &mut momentum, &mut variance);
         put_tail(block.activity_trace, count, &activity);
-        if MEMORY {
+        if MEMORY != UNUSED {
             let mut memory = [0.0; super::LANES];
-            memory_row(&c, &mut sums, &momentum, &variance, &mut memory);
+            memory_row::<L, KEPT>(&c, &mut sums, moments, &mut memory, false);
             put_tail(block.memory, count, &memory);
         }
         put_tail(block.momentum, count, &momentum);
@@ -165,7 +206,7 @@ fn body<L: Lanes, const MEMORY: bool, const BASE: u8, const NORM: bool>(
             if adamw {
                 let mut base_variance = padded(block.base_variance, count);
                 let mut base = [0.0; super::LANES];
-                adamw_row(&c, &mut sums, g, &mut base_momentum, &mut base_variance, &mut base);
+                adamw_row(&c, &mut sums, g, &mut base_momentum, &mut base_variance, &mut base, false);
                 put_tail(block.base_variance, count, &base_variance);
                 put_tail(block.base, count, &base);
             } else {
@@ -173,12 +214,13 @@ fn body<L: Lanes, const MEMORY: bool, const BASE: u8, const NORM: bool>(
             }
             put_tail(block.base_momentum, count, &base_momentum);
         } else if NORM {
-            sums.base = sums.base.add(magnitude.mul(magnitude));
+            sums.base = g.mul_add(g, sums.base);
         }
     }
     [total(sums.gradient), total(sums.activity), total(sums.memory), total(sums.base)]
 }
 
+/// Uses that 1 − β₂ = (1 − β₁)².
 #[inline(always)]
 fn traces_row<L: Lanes>(
     c: &Splat<L>,
@@ -187,23 +229,33 @@ fn traces_row<L: Lanes>(
     activity: &mut Row,
     momentum: &mut Row,
     variance: &mut Row,
-) -> L {
+) -> Moments<L> {
     let magnitude = g.abs();
-    let a = c.delta.mul(L::load(activity)).add(c.delta_rest.mul(magnitude));
-    let m = c.beta1.mul(L::load(momentum)).add(c.beta1_rest.mul(g));
-    let v = c.beta2.mul(L::load(variance)).add(c.beta2_rest.mul(g).mul(g));
+    let (a, m, v) = (L::load(activity), L::load(momentum), L::load(variance));
+    let a = magnitude.sub(a).mul_add(c.delta_rest, a);
+    let part = c.beta1_rest.mul(g);
+    let m = m.mul_add(c.beta1, part);
+    let v = part.mul_add(part, c.beta2.mul(v));
     a.store(activity);
     m.store(momentum);
     v.store(variance);
     sums.gradient = sums.gradient.add(magnitude);
     sums.activity = sums.activity.add(a);
-    magnitude
+    Moments { momentum: m, variance: v }
 }
 
 #[inline(always)]
-fn memory_row<L: Lanes>(c: &Splat<L>, sums: &mut Accumulators<L>, momentum: &Row, variance: &Row, memory: &mut Row) {
-    let h = L::load(momentum).abs().div(L::load(variance).sqrt().add(c.eps));
-    h.store(memory);
+fn memory_row<L: Lanes, const MEMORY: u8>(
+    c: &Splat<L>,
+    sums: &mut Accumulators<L>,
+    moments: Moments<L>,
+    memory: &mut Row,
+    fast: bool,
+) {
+    let Moments { momentum, variance } = moments;
+    let divisor = variance.sqrt().add(c.eps);
+    let h = if fast { momentum.abs().fast_div(divisor) } else { momentum.abs().div(divisor) };
+    if MEMORY == STREAMED { h.stream(memory) } else { h.store(memory) }
     sums.memory = sums.memory.add(h);
 }
 
@@ -215,20 +267,23 @@ fn adamw_row<L: Lanes>(
     base_momentum: &mut Row,
     base_variance: &mut Row,
     base: &mut Row,
+    fast: bool,
 ) {
-    let m = c.base_momentum.mul(L::load(base_momentum)).add(c.base_momentum_gain.mul(g));
-    let v = c.base_beta2.mul(L::load(base_variance)).add(c.base_beta2_rest.mul(g).mul(g));
-    let b = m.mul(c.momentum_correction).div(v.mul(c.variance_correction).sqrt().add(c.base_eps));
+    let (m, v) = (L::load(base_momentum), L::load(base_variance));
+    let m = m.mul_add(c.base_momentum, c.base_momentum_gain.mul(g));
+    let v = v.mul_add(c.base_beta2, c.base_beta2_rest.mul(g).mul(g));
     m.store(base_momentum);
     v.store(base_variance);
+    let (m, divisor) = (m.mul(c.momentum_correction), v.mul(c.variance_correction).sqrt().add(c.base_eps));
+    let b = if fast { m.fast_div(divisor) } else { m.div(divisor) };
     b.store(base);
-    sums.base = sums.base.add(b.mul(b));
+    sums.base = b.mul_add(b, sums.base);
 }
 
 #[inline(always)]
 fn sgd_row<L: Lanes>(c: &Splat<L>, sums: &mut Accumulators<L>, g: L, parameter: &Row, base_momentum: &mut Row) {
-    let decayed = g.add(c.weight_decay.mul(L::load(parameter)));
-    let m = c.base_momentum.mul(L::load(base_momentum)).add(decayed);
+    let decayed = L::load(parameter).mul_add(c.weight_decay, g);
+    let m = L::load(base_momentum).mul_add(c.base_momentum, decayed);
     m.store(base_momentum);
-    sums.base = sums.base.add(m.mul(m));
+    sums.base = m.mul_add(m, sums.base);
 }

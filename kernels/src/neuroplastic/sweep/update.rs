@@ -110,6 +110,7 @@ struct Splat<L> {
     one: L,
 }
 
+#[derive(Clone, Copy)]
 struct Accumulators<L> {
     update: L,
     delta: L,
@@ -142,7 +143,8 @@ fn body<L: Lanes, const ALPHA: u8, const FORM: u8, const EXTRAS: bool>(
         one: L::splat(1.0),
     };
     let zero = L::splat(0.0);
-    let mut sums = Accumulators { update: zero, delta: zero, inner: zero };
+    // Two, taken in turn: one addition takes longer than a row.
+    let mut sums = [Accumulators { update: zero, delta: zero, inner: zero }; 2];
     let count = block.gradient.len() / super::LANES;
     let signals = ALPHA == FULL || ALPHA == BLEND;
     let decay = EXTRAS && FORM != PROJECTION;
@@ -154,14 +156,24 @@ fn body<L: Lanes, const ALPHA: u8, const FORM: u8, const EXTRAS: bool>(
         let base = rows(block.base, if hybrid { count } else { 0 });
         let reference = rows(block.reference, if hybrid { count } else { 0 });
         let scratch = rows_mut(block.scratch, count);
-        for i in 0..count {
-            let inputs = Inputs {
-                gradient: &gradient[i],
-                activity: if signals { Some(&activity[i]) } else { None },
-                parameter: if decay { Some(&parameter[i]) } else { None },
-                base: if hybrid { Some((&base[i], &reference[i])) } else { None },
-            };
-            row::<L, ALPHA, FORM, EXTRAS>(&c, &mut sums, inputs, &mut scratch[i]);
+        macro_rules! at {
+            ($i:expr, $sums:expr) => {{
+                let i = $i;
+                let inputs = Inputs {
+                    gradient: &gradient[i],
+                    activity: if signals { Some(&activity[i]) } else { None },
+                    parameter: if decay { Some(&parameter[i]) } else { None },
+                    base: if hybrid { Some((&base[i], &reference[i])) } else { None },
+                };
+                row::<L, ALPHA, FORM, EXTRAS>(&c, $sums, inputs, &mut scratch[i]);
+            }};
+        }
+        for pair in 0..count / 2 {
+            at!(2 * pair, &mut sums[0]);
+            at!(2 * pair + 1, &mut sums[1]);
+        }
+        if count % 2 == 1 {
+            at!(count - 1, &mut sums[0]);
         }
     }
     if count * super::LANES < block.gradient.len() {
@@ -175,10 +187,11 @@ fn body<L: Lanes, const ALPHA: u8, const FORM: u8, const EXTRAS: bool>(
             base: base.as_ref().map(|(base, reference)| (base, reference)),
         };
         let mut scratch = padded(block.scratch, count);
-        row::<L, ALPHA, FORM, EXTRAS>(&c, &mut sums, inputs, &mut scratch);
+        row::<L, ALPHA, FORM, EXTRAS>(&c, &mut sums[1], inputs, &mut scratch);
         put_tail(block.scratch, count, &scratch);
     }
-    [total(sums.update), total(sums.delta), total(sums.inner), 0.0]
+    let [even, odd] = sums;
+    [total(even.update.add(odd.update)), total(even.delta.add(odd.delta)), total(even.inner.add(odd.inner)), 0.0]
 }
 
 #[inline(always)]
@@ -192,14 +205,14 @@ fn row<L: Lanes, const ALPHA: u8, const FORM: u8, const EXTRAS: bool>(
     let magnitude = g.abs();
     let alpha = match (ALPHA, inputs.activity) {
         (FULL | BLEND, Some(activity)) => {
-            let signal = c.activity.mul(L::load(activity)).add(c.gradient.mul(magnitude));
-            let full = signal.add(c.memory.mul(L::load(scratch))).clamp(c.min_alpha, c.max_alpha);
+            let signal = L::load(activity).mul_add(c.activity, c.gradient.mul(magnitude));
+            let full = L::load(scratch).mul_add(c.memory, signal).clamp(c.min_alpha, c.max_alpha);
             if ALPHA == FULL {
                 full
             } else {
                 let alone = magnitude.mul(c.gradient_alone).clamp(c.min_alpha, c.max_alpha);
-                let difference = c.blend.mul(full.sub(alone));
-                if FORM == PROJECTION { difference } else { alone.add(difference) }
+                let difference = full.sub(alone);
+                if FORM == PROJECTION { c.blend.mul(difference) } else { difference.mul_add(c.blend, alone) }
             }
         }
         (GRADIENT, _) => magnitude.mul(c.gradient_alone).clamp(c.min_alpha, c.max_alpha),
@@ -219,13 +232,13 @@ fn row<L: Lanes, const ALPHA: u8, const FORM: u8, const EXTRAS: bool>(
         _ => (alpha.mul(g), g, g),
     };
     let update = match inputs.parameter {
-        Some(parameter) => update.add(c.weight_decay.mul(L::load(parameter))),
+        Some(parameter) => L::load(parameter).mul_add(c.weight_decay, update),
         None => update,
     };
     update.store(scratch);
-    sums.update = sums.update.add(update.mul(update));
+    sums.update = update.mul_add(update, sums.update);
     if EXTRAS {
-        sums.delta = sums.delta.add(delta.mul(delta));
-        sums.inner = sums.inner.add(delta.mul(base));
+        sums.delta = delta.mul_add(delta, sums.delta);
+        sums.inner = delta.mul_add(base, sums.inner);
     }
 }

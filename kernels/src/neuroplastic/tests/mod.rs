@@ -1,4 +1,4 @@
-mod exactness;
+mod edges;
 mod golden;
 mod oracle;
 mod scopes;

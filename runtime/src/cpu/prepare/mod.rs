@@ -1,0 +1,13 @@
+//! What is done to a step between tract's clean-up and its code generation, in this order:
+//!
+//! 1. [`contraction`]: every float32 `EinSum` of two operands (tract's form of MatMul, Gemm and Einsum) becomes one strided
+//!    matrix product, which reads transposed operands where they lie.
+
+mod contraction;
+
+use tract_onnx::prelude::*;
+
+/// Rewrites a decluttered model of concrete shapes in place.
+pub fn run(model: &mut TypedModel) -> TractResult<()> {
+    contraction::rewrite(model)
+}

@@ -1,0 +1,168 @@
+//! A compiled step, ready to run.
+
+use super::{neuroplastic, ops};
+use crate::error::one_line;
+use crate::tensor::datum_type;
+use crate::{HostTensor, RuntimeError};
+use npc_compiler::graph::{Model, ValueId};
+use npc_compiler::neuroplastic::DOMAIN;
+use npc_compiler::onnx;
+use npc_compiler::optimizers::operators::lower::lower;
+use rayon::ThreadPool;
+use std::sync::Arc;
+use tract_linalg::multithread::{Executor, multithread_tract_scope};
+use tract_onnx::prelude::*;
+use tract_onnx::tract_hir::internal::{Factoid, InferenceModelExt};
+
+/// Options of [`Program::new`].
+#[derive(Clone, Debug, Default)]
+pub struct ProgramOptions {
+    /// Outputs to compute, by name; `None` means all. What they do not need is not run.
+    pub outputs: Option<Vec<String>>,
+    /// Threads; 0 and 1 both mean one.
+    pub threads: usize,
+}
+
+/// A model prepared for stepping. Plans are made per set of input shapes and kept.
+pub struct Program {
+    model: InferenceModel,
+    inputs: Vec<Input>,
+    outputs: Vec<String>,
+    pool: Arc<ThreadPool>,
+    threads: usize,
+    plans: Vec<(Vec<Vec<usize>>, TypedSimpleState)>,
+}
+
+struct Input {
+    name: String,
+    datum_type: DatumType,
+    /// The model's own value, used when none is given.
+    default: Option<HostTensor>,
+}
+
+type TypedSimpleState = tract_onnx::tract_core::plan::SimpleState<TypedFact, Box<dyn TypedOp>>;
+
+impl Program {
+    /// Prepares a model.
+    ///
+    /// # Errors
+    /// An operator or element type the engine does not have, named with its node; an unknown output.
+    pub fn new(model: &Model, options: &ProgramOptions) -> Result<Self, RuntimeError> {
+        let mut model = model.clone();
+        // The engine's own NeuroPlastic takes the place of the function bodies; every other function is expanded.
+        onnx::inline_functions(&mut model, |node| node.domain == DOMAIN)?;
+        model.functions.clear();
+        let graph = &mut model.graph;
+        lower(graph);
+        if let Some(names) = &options.outputs {
+            let find = |name: &String| graph.value_named(name).ok_or_else(|| RuntimeError::Output(name.clone()));
+            graph.outputs = names.iter().map(find).collect::<Result<_, _>>()?;
+            graph.remove_dead();
+            let idle: Vec<ValueId> =
+                graph.inputs.iter().copied().filter(|v| graph.value(*v).consumers.is_empty()).collect();
+            graph.remove_inputs(&idle);
+        }
+        let mut inputs = Vec::new();
+        for id in graph.inputs.clone() {
+            let value = graph.value_mut(id);
+            let default = value.initializer.take().map(|t| HostTensor::from_constant(&t)).transpose()?;
+            let dtype = value.dtype().unwrap_or(npc_compiler::graph::DType::F32);
+            let datum_type = datum_type(dtype)
+                .ok_or_else(|| RuntimeError::Type { value: value.name.clone(), dtype: dtype.to_string() })?;
+            inputs.push(Input { name: value.name.clone(), datum_type, default });
+        }
+        let outputs = graph.outputs.iter().map(|v| graph.name_of(*v).to_string()).collect();
+        let mut framework = tract_onnx::onnx().with_ignore_value_info(true);
+        neuroplastic::register(&mut framework.op_register);
+        ops::register(&mut framework.op_register);
+        for id in graph.node_ids() {
+            let node = graph.node(id);
+            if !framework.op_register.0.contains_key(&node.op_type) {
+                let op = if node.domain.is_empty() {
+                    node.op_type.clone()
+                } else {
+                    format!("{}::{}", node.domain, node.op_type)
+                };
+                let name =
+                    if node.name.is_empty() { node.output(0).map_or("", |v| graph.name_of(v)) } else { &node.name };
+                return Err(RuntimeError::Unsupported { op, node: name.to_string() });
+            }
+        }
+        let bytes = onnx::to_bytes(&model)?;
+        let prepared = framework.model_for_read(&mut &bytes[..]).map_err(|e| RuntimeError::Prepare(one_line(&e)))?;
+        let threads = options.threads.max(1);
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build()
+            .map_err(|e| RuntimeError::Prepare(format!("no thread pool: {e}")))?;
+        Ok(Program { model: prepared, inputs, outputs, pool: Arc::new(pool), threads, plans: Vec::new() })
+    }
+
+    /// Names of the inputs in order.
+    pub fn inputs(&self) -> impl Iterator<Item = &str> {
+        self.inputs.iter().map(|i| i.name.as_str())
+    }
+
+    /// Names of the outputs in order.
+    pub fn outputs(&self) -> &[String] {
+        &self.outputs
+    }
+
+    /// Runs one step. Tensors move in and out; a parameter or state that only its update still needs is updated in place.
+    ///
+    /// # Errors
+    /// A missing input, one of another type or shape, a failure inside an operator.
+    pub fn run(&mut self, feeds: Vec<(String, HostTensor)>) -> Result<Vec<(String, HostTensor)>, RuntimeError> {
+        let mut feeds: std::collections::HashMap<String, HostTensor> = feeds.into_iter().collect();
+        let mut values: TVec<TValue> = tvec![];
+        for input in &self.inputs {
+            let tensor = match (feeds.remove(&input.name), &input.default) {
+                (Some(tensor), _) => tensor,
+                (None, Some(default)) => default.clone(),
+                (None, None) => return Err(RuntimeError::MissingInput(input.name.clone())),
+            };
+            if tensor.0.datum_type() != input.datum_type {
+                let (got, want) = (format!("{:?}", tensor.0.datum_type()), format!("{:?}", input.datum_type));
+                return Err(RuntimeError::Input { name: input.name.clone(), got, want });
+            }
+            values.push(tensor.0.into_tvalue());
+        }
+        let shapes: Vec<Vec<usize>> = values.iter().map(|v| v.shape().to_vec()).collect();
+        let at = match self.plans.iter().position(|(known, _)| *known == shapes) {
+            Some(at) => at,
+            None => {
+                let state = self.plan(&shapes)?;
+                self.plans.push((shapes, state));
+                self.plans.len() - 1
+            }
+        };
+        let state = &mut self.plans[at].1;
+        let executor = if self.threads > 1 { Executor::MultiThread(self.pool.clone()) } else { Executor::SingleThread };
+        // Inside the pool, so that no operator has to hand its work over to it.
+        let results = self.pool.install(|| multithread_tract_scope(executor, || state.run(values)));
+        let results = results.map_err(|e| RuntimeError::Step(one_line(&e)))?;
+        Ok(self.outputs.iter().cloned().zip(results.into_iter().map(|v| HostTensor(v.into_tensor()))).collect())
+    }
+
+    fn plan(&self, shapes: &[Vec<usize>]) -> Result<TypedSimpleState, RuntimeError> {
+        let prepare = |e: TractError| RuntimeError::Prepare(one_line(&e));
+        let mut model = self.model.clone();
+        for (i, (input, shape)) in self.inputs.iter().zip(shapes).enumerate() {
+            let declared = model.input_fact(i).map_err(prepare)?.shape.concretize();
+            let fits = declared.as_ref().is_none_or(|dims| {
+                dims.len() == shape.len()
+                    && dims.iter().zip(shape).all(|(d, n)| d.as_i64().is_none_or(|d| d == *n as i64))
+            });
+            if !fits {
+                let want = format!("{:?}", declared.unwrap_or_default());
+                return Err(RuntimeError::Input { name: input.name.clone(), got: format!("{shape:?}"), want });
+            }
+            model.set_input_fact(i, input.datum_type.fact(shape).into()).map_err(prepare)?;
+        }
+        let mut typed = model.into_typed().and_then(TypedModel::into_decluttered).map_err(prepare)?;
+        super::prepare::run(&mut typed).map_err(prepare)?;
+        typed.optimize().map_err(prepare)?;
+        let plan = typed.into_runnable().map_err(prepare)?;
+        plan.spawn().map_err(prepare)
+    }
+}

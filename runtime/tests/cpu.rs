@@ -1,0 +1,191 @@
+//! The CPU engine against ONNX Runtime's results and the method's golden vectors.
+
+use npc_compiler::graph::{DType, Model};
+use npc_compiler::neuroplastic::{Settings, step_model};
+use npc_compiler::{CompileOptions, Emit, compile, onnx};
+use npc_runtime::HostTensor;
+use npc_runtime::cpu::{Program, ProgramOptions};
+use serde_json::Value;
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn golden_files() -> Vec<PathBuf> {
+    let folder = std::env::var_os("NPC_GOLDEN_DIR").map_or_else(|| root().join("../shared/golden"), PathBuf::from);
+    let folder = if folder.is_dir() { folder } else { root().join("tests/golden") };
+    let files = std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
+    let mut files: Vec<PathBuf> = files.map(|f| f.unwrap().path()).filter(|p| p.extension().is_some_and(|e| e == "json")).collect();
+    files.sort();
+    assert!(files.len() >= 25, "{} holds {} golden files", folder.display(), files.len());
+    files
+}
+
+fn floats(value: &Value) -> Vec<f32> {
+    value.as_array().unwrap().iter().map(|x| x.as_f64().unwrap() as f32).collect()
+}
+
+/// The formula of tests/reference_steps.py.
+fn feed(model: &Model, file: &str) -> Vec<(String, HostTensor)> {
+    let graph = &model.graph;
+    let inputs = graph.inputs.iter().enumerate().map(|(index, id)| {
+        let value = graph.value(*id);
+        let dims = value.dims().unwrap();
+        let count: usize = dims.iter().product();
+        let tensor = match value.dtype().unwrap() {
+            DType::I64 => HostTensor::i64(&dims, &(0..count as i64).map(|i| i % 10).collect::<Vec<_>>()),
+            DType::I32 => HostTensor::i32(&dims, &(0..count as i32).map(|i| i % 10).collect::<Vec<_>>()),
+            _ => {
+                let squares = value.name.contains("var")
+                    || value.name.starts_with("v.")
+                    || (file.contains("optax_adam") && (10..=14).contains(&index));
+                let at = |i: usize| match value.name.as_str() {
+                    "step" => 1.0,
+                    "lr" => 0.01,
+                    _ => {
+                        let x = 0.05 * (0.37 * i as f64 + index as f64).sin();
+                        if squares { x.abs() + 0.001 } else { x }
+                    }
+                };
+                HostTensor::f32(&dims, &(0..count).map(|i| at(i) as f32).collect::<Vec<_>>())
+            }
+        };
+        (value.name.clone(), tensor.unwrap())
+    });
+    inputs.collect()
+}
+
+#[test]
+fn original_steps_give_what_onnx_runtime_gives() {
+    let text = std::fs::read_to_string(root().join("tests/data/reference_steps.json")).unwrap();
+    let reference: HashMap<String, HashMap<String, Value>> = serde_json::from_str(&text).unwrap();
+    assert_eq!(reference.len(), 10);
+    for (file, outputs) in reference {
+        let model = onnx::load(&root().join("models").join(&file)).unwrap();
+        let mut program = Program::new(&model, &ProgramOptions::default()).unwrap_or_else(|e| panic!("{file}: {e}"));
+        let results = program.run(feed(&model, &file)).unwrap_or_else(|e| panic!("{file}: {e}"));
+        for (name, tensor) in results {
+            let (digest, values) = (&outputs[&name], tensor.to_f64());
+            let finite: Vec<f64> = values.iter().copied().filter(|x| x.is_finite()).collect();
+            // A 0/0 of an update without epsilon may be finite in one engine only.
+            let expected = digest["finite"].as_u64().unwrap() as usize;
+            assert!(finite.len().abs_diff(expected) * 1000 <= values.len(), "{file} {name}");
+            let rms = (finite.iter().map(|x| x * x).sum::<f64>() / finite.len().max(1) as f64).sqrt();
+            let wanted = digest["rms"].as_f64().unwrap();
+            assert!((rms - wanted).abs() <= 1e-4 * wanted.abs() + 1e-6, "{file} {name}: rms {rms} against {wanted}");
+            let stride = (values.len() / 7).max(1);
+            let near = values.iter().step_by(stride).zip(digest["sample"].as_array().unwrap()).filter(|(x, y)| {
+                y.as_f64().is_none_or(|y| (**x - y).abs() <= 1e-4 * y.abs() + 1e-4 * wanted + 1e-7)
+            });
+            let samples = digest["sample"].as_array().unwrap().len();
+            assert!(near.count() + usize::from(samples > 4) >= samples, "{file} {name}: {values:?}");
+        }
+    }
+}
+
+/// Steps a golden case; returns the largest |Δ| / (2e-6 + 2e-5·|ref|).
+fn golden(case: &Value, emit: Emit, threads: usize) -> f64 {
+    let settings: Settings = serde_json::from_value(case["settings"].clone()).unwrap();
+    let shapes: Vec<Vec<usize>> = serde_json::from_value(case["shapes"].clone()).unwrap();
+    let compiled = step_model(&shapes, &settings, emit).unwrap();
+    let mut program = Program::new(&compiled.model, &ProgramOptions { threads, outputs: None }).unwrap();
+    let epochs = case["total_epochs"].as_u64().unwrap() as u32;
+    let mut kept: HashMap<String, HostTensor> = HashMap::new();
+    for (i, p) in compiled.bindings.parameters.iter().enumerate() {
+        kept.insert(p.name.clone(), HostTensor::f32(&p.shape, &floats(&case["initial_params"][i])).unwrap());
+        for s in &p.states {
+            kept.insert(s.name.clone(), HostTensor::zeros(DType::F32, &s.shape).unwrap());
+        }
+    }
+    let mut worst = 0.0f64;
+    let mut compare = |got: &HostTensor, want: &Value| {
+        for (a, b) in got.to_f64().iter().zip(want.as_array().unwrap()) {
+            let b = b.as_f64().unwrap();
+            let misfit = (a - b).abs() / (2e-6 + 2e-5 * b.abs());
+            worst = if misfit.is_nan() { f64::INFINITY } else { worst.max(misfit) };
+        }
+    };
+    for (t, step) in case["steps"].as_array().unwrap().iter().enumerate() {
+        let gates = settings.gates(step["epoch"].as_u64().unwrap() as u32, epochs);
+        let mut feeds: Vec<(String, HostTensor)> = kept.drain().collect();
+        for (i, shape) in shapes.iter().enumerate() {
+            feeds.push((format!("g{i}"), HostTensor::f32(shape, &floats(&step["grads"][i])).unwrap()));
+        }
+        feeds.push(("learning_rate".into(), HostTensor::f32(&[], &[settings.lr as f32]).unwrap()));
+        feeds.push(("step".into(), HostTensor::i64(&[], &[t as i64]).unwrap()));
+        feeds.push(("gates".into(), HostTensor::f32(&[3], &gates).unwrap()));
+        // What an input is not needed for (the step, say) the inlined model does not have.
+        let known: Vec<String> = program.inputs().map(str::to_string).collect();
+        feeds.retain(|(name, _)| known.contains(name));
+        let mut results: HashMap<String, HostTensor> = program.run(feeds).unwrap().into_iter().collect();
+        for (i, p) in compiled.bindings.parameters.iter().enumerate() {
+            compare(&results[&p.next], &step["params"][i]);
+            kept.insert(p.name.clone(), results.remove(&p.next).unwrap());
+            for s in &p.states {
+                kept.insert(s.name.clone(), results.remove(&s.next).unwrap());
+            }
+        }
+    }
+    for (i, p) in compiled.bindings.parameters.iter().enumerate() {
+        for s in &p.states {
+            compare(&kept[&s.name], &case["final_state"][i][&s.role]);
+        }
+    }
+    worst
+}
+
+#[test]
+fn golden_vectors_through_the_fused_operator_and_the_function_body() {
+    for path in golden_files() {
+        let case: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        for emit in [Emit::Functions, Emit::Inline] {
+            let worst = golden(&case, emit, 1);
+            assert!(worst <= 1.0, "{} {emit:?}: {worst:.2} of the tolerance", path.display());
+        }
+    }
+}
+
+#[test]
+fn parameters_and_states_are_updated_in_place() {
+    let model = onnx::load(&root().join("models/pytorch-train-step/mlp_adamw_unoptimized.onnx")).unwrap();
+    let compiled = compile(model, &CompileOptions::default()).unwrap();
+    let b = &compiled.bindings;
+    let mut program = Program::new(&compiled.model, &ProgramOptions::default()).unwrap();
+    let mut feeds: Vec<(String, HostTensor)> = Vec::new();
+    for p in &b.parameters {
+        let n: usize = p.shape.iter().product();
+        feeds.push((p.name.clone(), HostTensor::f32(&p.shape, &(0..n).map(|i| (i as f32).sin() * 0.05).collect::<Vec<_>>()).unwrap()));
+        feeds.extend(p.states.iter().map(|s| (s.name.clone(), HostTensor::zeros(DType::F32, &s.shape).unwrap())));
+    }
+    let pointers: HashMap<String, *const f32> = feeds.iter().map(|(n, t)| (n.clone(), t.as_f32().unwrap().as_ptr())).collect();
+    for input in &b.inputs {
+        let value = compiled.model.graph.value(compiled.model.graph.value_named(&input.name).unwrap());
+        feeds.push((input.name.clone(), HostTensor::zeros(value.dtype().unwrap(), &value.dims().unwrap()).unwrap()));
+    }
+    feeds.push((b.learning_rate.as_ref().unwrap().name.clone(), HostTensor::f32(&[], &[0.01]).unwrap()));
+    feeds.push(("step".into(), HostTensor::i64(&[], &[0]).unwrap()));
+    feeds.push(("gates".into(), HostTensor::f32(&[3], &[1.0; 3]).unwrap()));
+    let results: HashMap<String, HostTensor> = program.run(feeds).unwrap().into_iter().collect();
+    for p in &b.parameters {
+        assert_eq!(results[&p.next].as_f32().unwrap().as_ptr(), pointers[&p.name], "{} was copied", p.name);
+        for s in &p.states {
+            assert_eq!(results[&s.next].as_f32().unwrap().as_ptr(), pointers[&s.name], "{} was copied", s.name);
+        }
+    }
+}
+
+#[test]
+fn unknown_operators_are_refused_by_name() {
+    use npc_compiler::graph::{Graph, Node, Opset, ValueType};
+    let mut graph = Graph::new("g");
+    let x = graph.add_input("x", ValueType::tensor(DType::F32, &[2]));
+    let mut node = Node::new("Frobnicate", [x]).in_domain("com.example");
+    node.name = "frob".into();
+    let [y] = graph.add(node, ["y"]);
+    graph.outputs.push(y);
+    let model = Model { ir_version: 8, opsets: vec![Opset { domain: String::new(), version: 17 }], graph, ..Model::default() };
+    let error = Program::new(&model, &ProgramOptions::default()).err().unwrap().to_string();
+    assert!(error.contains("com.example::Frobnicate") && error.contains("'frob'"), "{error}");
+}

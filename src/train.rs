@@ -1,0 +1,98 @@
+//! `npc train`: compile where needed, then train.
+
+use crate::compile::Choices;
+use crate::problem::{Problem, load, print};
+use crate::progress::Watcher;
+use clap::Args;
+use npc_runtime::train::{TrainOptions, train};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+#[derive(Args)]
+pub struct Arguments {
+    /// Training step, compiled or not
+    model: PathBuf,
+    /// fashion-mnist, fashion-mnist-10k, a folder of IDX files, or an .npz with arrays named like the model's inputs
+    #[arg(long)]
+    data: String,
+    /// Passes over the training data
+    #[arg(long, default_value_t = 10)]
+    epochs: u32,
+    /// Samples a batch (the model's own where it is fixed)
+    #[arg(long)]
+    batch_size: Option<usize>,
+    /// Learning rate
+    #[arg(long)]
+    lr: Option<f64>,
+    /// Seed of initial values and shuffling
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Threads
+    #[arg(long)]
+    threads: Option<usize>,
+    /// Folder for metrics.jsonl, checkpoint.safetensors and the trained model.onnx
+    #[arg(long, default_value = "runs/latest")]
+    out: PathBuf,
+    /// Go on from the checkpoint in --out
+    #[arg(long)]
+    resume: bool,
+    /// Initial values by parameter name (safetensors)
+    #[arg(long)]
+    weights: Option<PathBuf>,
+    #[command(flatten)]
+    choices: Choices,
+}
+
+pub fn run(a: Arguments) -> Result<ExitCode, Problem> {
+    let model = load(&a.model)?;
+    let (model, bindings) = match npc_compiler::bindings::read(&model) {
+        Ok(bindings) => (model, bindings),
+        Err(npc_compiler::bindings::BindingsError::Missing) => {
+            let compiled = npc_compiler::compile(model, &a.choices.options()).map_err(|e| Problem::file(&a.model, e))?;
+            for warning in &compiled.report.warnings {
+                eprintln!("note: {warning}");
+            }
+            (compiled.model, compiled.bindings)
+        }
+        Err(e) => return Err(Problem::file(&a.model, e)),
+    };
+    if a.epochs == 0 {
+        return Err(Problem::usage("--epochs 0 trains nothing; give 1 or more"));
+    }
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let options = TrainOptions {
+        data: a.data.clone(),
+        epochs: a.epochs,
+        batch_size: a.batch_size,
+        lr: a.lr,
+        seed: a.seed,
+        threads: a.threads.unwrap_or(cores),
+        out: a.out.clone(),
+        resume: a.resume,
+        weights: a.weights.clone(),
+    };
+    let stop = Arc::new(AtomicBool::new(false));
+    let flag = stop.clone();
+    let handler = ctrlc::set_handler(move || {
+        if flag.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+        eprintln!("finishing this step and saving; press Ctrl-C again to quit at once");
+    });
+    if let Err(e) = handler {
+        eprintln!("note: Ctrl-C will not save ({e})");
+    }
+    let mut watcher = Watcher::new(a.epochs, stop);
+    let summary = train(&model, &bindings, &options, &mut watcher).map_err(Problem::input)?;
+    if summary.interrupted {
+        print(&format!("interrupted; everything is saved in {0}; go on with the same command and --resume\n", summary.out.display()))?;
+        return Ok(ExitCode::from(130));
+    }
+    if let Some(last) = summary.epochs.last() {
+        let accuracy = last.test_accuracy.map_or_else(String::new, |x| format!("test accuracy {x:.4}, "));
+        print(&format!("{accuracy}test loss {:.4}; trained model: {}\n", last.test_loss, summary.out.join("model.onnx").display()))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
