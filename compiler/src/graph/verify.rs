@@ -267,15 +267,15 @@ mod tests {
     #[test]
     fn tensors_have_the_data_their_shapes_ask_for() {
         let short = model(|g| {
-            g.add_initializer("w", Tensor::raw(DType::F32, [2], vec![0; 7]));
+            g.add_initializer("w", Tensor::raw(DType::F32, [2], vec![0u8; 7]));
         });
         assert_eq!(short, said("the tensor 'w' does not have the data its shape asks for"));
         let huge = model(|g| {
-            g.add_initializer("w", Tensor::raw(DType::F32, [1 << 32, 1 << 32], vec![]));
+            g.add_initializer("w", Tensor::raw(DType::F32, [1usize << 32, 1usize << 32], Vec::<u8>::new()));
         });
         assert_eq!(huge, said("the tensor 'w' does not have the data its shape asks for"));
         let attribute = model(|g| {
-            g.add(Node::new("Constant", []).with("value", Tensor::raw(DType::F32, [3], vec![0; 4])), ["k"]);
+            g.add(Node::new("Constant", []).with("value", Tensor::raw(DType::F32, [3], vec![0u8; 4])), ["k"]);
         });
         assert_eq!(attribute, said("the tensor 'k.value' does not have the data its shape asks for"));
     }
