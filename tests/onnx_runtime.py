@@ -80,8 +80,9 @@ def check_initialization(path):
     graph = info.initialization
     start = onnx.helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
     onnx.checker.check_model(start, full_check=True)
-    session = onnxruntime.InferenceSession(start.SerializeToString(), providers=["CPUExecutionProvider"])
-    outputs = dict(zip([o.name for o in session.get_outputs()], session.run(None, {})))
+    # ONNX Runtime has no RandomUniform of opset 22 and later.
+    evaluator = ReferenceEvaluator(start)
+    outputs = dict(zip(evaluator.output_names, evaluator.run(None, {})))
     initializers = {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
     bindings = bindings_of(path)
     kinds = {p["name"]: p["init"] for p in bindings["parameters"]}
@@ -91,7 +92,8 @@ def check_initialization(path):
         assert value.shape == old.shape and value.dtype == old.dtype, binding.key
         init = kinds.get(binding.key, {"kind": "initializer"})
         if init["kind"] == "uniform":
-            assert np.abs(value).max() <= init["bound"] and value.std() > 0.4 * init["bound"], binding.key
+            spread = value.size < 100 or value.std() > 0.4 * init["bound"]
+            assert np.abs(value).max() <= init["bound"] and spread, binding.key
             drawn.append(value.ravel()[:8])
         elif init["kind"] == "normal":
             assert abs(value.std() / init["std"] - 1) < 0.2 or value.size < 100, binding.key

@@ -5,3 +5,6 @@ mod task;
 
 pub use initialization::{Init, initialization};
 pub use task::{LabelKind, Task, loss, task};
+
+#[cfg(test)]
+mod tests;

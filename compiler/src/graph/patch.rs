@@ -3,8 +3,12 @@
 use super::{Graph, Node, NodeId, ValueId};
 use rustc_hash::{FxHashMap, FxHashSet};
 
-/// A change to a graph. A patch is legal when every node it adds reads values of the graph or of the patch, every value it
-/// rewires keeps its type, and no node it drops computes a value that is still read afterwards.
+/// A change to a graph. A patch is legal when every node it adds computes values nobody else provides and reads values
+/// that have a source afterwards, every value it rewires keeps its type and gets a replacement that has a source, and no
+/// node it drops computes a value that is still read (by a node, a sub-graph or as an output) afterwards.
+///
+/// Checking takes time proportional to the patch and its neighbours, not to the graph; so cycles, which only a walk of the
+/// whole graph shows, are left to [`verify`](super::verify::verify).
 #[derive(Debug, Default)]
 pub struct Patch {
     nodes: Vec<Node>,
@@ -27,6 +31,15 @@ pub enum PatchError {
     /// A dropped node whose result is still needed.
     #[error("a node cannot be dropped: '{0}' is still read")]
     Live(String),
+    /// A value that would be read without anything providing it.
+    #[error("'{0}' would be read, but nothing would provide it")]
+    Unsourced(String),
+    /// A value that would be provided twice.
+    #[error("'{0}' would be provided twice")]
+    Provided(String),
+    /// A dropped node that is not in the graph.
+    #[error("node {} cannot be dropped: it is not in the graph", .0.index())]
+    Missing(NodeId),
 }
 
 impl Patch {
@@ -68,21 +81,10 @@ impl Patch {
                 return Err(PatchError::Type { old: a.name.clone(), new: b.name.clone() });
             }
         }
-        let dropped: FxHashSet<NodeId> = self.drops.iter().copied().collect();
-        let rewired: FxHashMap<ValueId, ValueId> = self.rewires.iter().copied().collect();
-        let exported: FxHashSet<ValueId> =
-            if dropped.is_empty() { FxHashSet::default() } else { graph.outputs.iter().copied().collect() };
-        for id in &self.drops {
-            for value in graph.node(*id).outputs.iter().flatten() {
-                let info = graph.value(*value);
-                let read = info.consumers.iter().any(|c| !dropped.contains(c)) || exported.contains(value);
-                if read && !rewired.contains_key(value) {
-                    return Err(PatchError::Live(info.name.clone()));
-                }
-            }
-        }
-        graph.replace_all_uses(&rewired);
+        self.check_drops(graph)?;
+        graph.replace_all_uses(&self.final_replacements());
         for id in self.drops {
+            // The second time a node is dropped there is nothing left to do.
             graph.remove_node(id);
         }
         for node in self.nodes {
@@ -96,6 +98,57 @@ impl Patch {
             }
         }
         Ok(())
+    }
+
+    /// Old → new, where a replacement that is itself rewired hands its readers on.
+    fn final_replacements(&self) -> FxHashMap<ValueId, ValueId> {
+        let direct: FxHashMap<ValueId, ValueId> = self.rewires.iter().copied().collect();
+        let follow = |start: ValueId| {
+            let (mut at, mut steps) = (start, 0);
+            while let Some(next) = direct.get(&at).filter(|n| **n != at && steps < direct.len()) {
+                (at, steps) = (*next, steps + 1);
+            }
+            at
+        };
+        direct.keys().map(|old| (*old, follow(*old))).collect()
+    }
+
+    fn check_drops(&self, graph: &Graph) -> Result<(), PatchError> {
+        let name = |v: ValueId| graph.name_of(v).to_string();
+        if let Some(id) = self.drops.iter().find(|id| !graph.dag().contains_node(**id)) {
+            return Err(PatchError::Missing(*id));
+        }
+        let drops: FxHashSet<NodeId> = self.drops.iter().copied().collect();
+        let rewired: FxHashMap<ValueId, ValueId> = self.rewires.iter().copied().collect();
+        let stays = |v: ValueId| {
+            let value = graph.value(v);
+            value.is_input || value.initializer.is_some() || value.producer.is_some_and(|(id, _)| !drops.contains(&id))
+        };
+        let mut added = FxHashSet::default();
+        for value in self.nodes.iter().flat_map(|n| n.outputs.iter().flatten()) {
+            if stays(*value) || !added.insert(*value) {
+                return Err(PatchError::Provided(name(*value)));
+            }
+        }
+        let sourced = |v: ValueId| added.contains(&v) || stays(v);
+        let reads = self.nodes.iter().flat_map(|n| n.inputs.iter().flatten().chain(&n.captures)).copied();
+        // A replacement that is itself rewired hands its readers on.
+        let targets = self.rewires.iter().map(|(_, new)| *new).filter(|v| !rewired.contains_key(v));
+        if let Some(value) = reads.chain(targets).find(|v| !sourced(*v)) {
+            return Err(PatchError::Unsourced(name(value)));
+        }
+        let dropped = drops.iter().flat_map(|id| graph.node(*id).outputs.iter().flatten()).copied();
+        let gone: FxHashSet<ValueId> = dropped.filter(|v| !added.contains(v)).collect();
+        let exported = graph.outputs.iter().find(|v| gone.contains(v) && !rewired.contains_key(v));
+        let read = |v: ValueId| {
+            let survives = |id: &NodeId| !drops.contains(id);
+            let captured = |id: &NodeId| graph.node(*id).captures.contains(&v);
+            graph.value(v).consumers.iter().any(|id| survives(id) && (!rewired.contains_key(&v) || captured(id)))
+        };
+        match exported.copied().or_else(|| gone.iter().copied().find(|v| read(*v))) {
+            Some(value) => Err(PatchError::Live(name(value))),
+            None => Ok(()),
+        }
     }
 }
 
@@ -153,5 +206,50 @@ mod tests {
         assert!(matches!(patch.apply(&mut g), Err(PatchError::Type { .. })));
         g.value_mut(b).ty = None;
         assert_eq!(g, before);
+    }
+
+    #[test]
+    fn what_a_drop_leaves_without_source_is_refused() {
+        let (mut g, _, a, b) = chain();
+        let before = g.clone();
+        let (neg, relu) = (g.producer(a).unwrap().0, g.producer(b).unwrap().0);
+        let c = g.add_value("c", None);
+        // A new node reads what the dropped one computed.
+        let mut patch = Patch::default();
+        patch.add(Node { outputs: vec![Some(c)], ..Node::new("Abs", [a]) }).rewire(b, c).drop(neg).drop(relu);
+        assert_eq!(patch.apply(&mut g), Err(PatchError::Unsourced("a".into())));
+        // The replacement's own producer is dropped.
+        let mut patch = Patch::default();
+        patch.rewire(b, a).drop(neg).drop(relu);
+        assert_eq!(patch.apply(&mut g), Err(PatchError::Unsourced("a".into())));
+        // A second producer.
+        let mut patch = Patch::default();
+        patch.add(Node { outputs: vec![Some(a)], ..Node::new("Abs", [b]) });
+        assert_eq!(patch.apply(&mut g), Err(PatchError::Provided("a".into())));
+        let mut patch = Patch::default();
+        patch.drop(NodeId::new(99));
+        assert_eq!(patch.apply(&mut g), Err(PatchError::Missing(NodeId::new(99))));
+        assert_eq!(g, before);
+    }
+
+    #[test]
+    fn a_value_that_a_sub_graph_captures_cannot_lose_its_producer() {
+        let (mut g, x, a, _) = chain();
+        g.add(Node { captures: vec![a], ..Node::new("If", [x]) }, ["chosen"]);
+        let mut patch = Patch::default();
+        patch.rewire(a, x).drop(g.producer(a).unwrap().0);
+        assert_eq!(patch.apply(&mut g), Err(PatchError::Live("a".into())));
+    }
+
+    #[test]
+    fn a_value_may_get_a_new_producer_and_a_drop_may_be_said_twice() {
+        let (mut g, x, a, b) = chain();
+        let neg = g.producer(a).unwrap().0;
+        let mut patch = Patch::default();
+        patch.drop(neg).drop(neg).add(Node { outputs: vec![Some(a)], ..Node::new("Abs", [x]) });
+        patch.apply(&mut g).unwrap();
+        assert_eq!(g.producer(a).unwrap().1.op_type, "Abs");
+        assert_eq!(g.order().unwrap().len(), 2);
+        assert_eq!(g.producer(b).unwrap().1.input(0), Some(a));
     }
 }

@@ -142,3 +142,5 @@ fn limited(message: write::Message) -> Result<write::Message, SaveError> {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) use read::tests::all_models;
