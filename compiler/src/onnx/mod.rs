@@ -19,7 +19,7 @@ mod write;
 pub use error::{LoadError, SaveError};
 pub use inline::{InlineError, inline_functions};
 
-use crate::graph::{Bytes, MappedFile, Model};
+use crate::graph::{Bytes, MappedFile, Model, Tensor};
 use std::path::Path;
 
 /// protobuf's limit on one message.
@@ -73,6 +73,16 @@ pub fn parse(bytes: impl Into<Bytes>, base: Option<&Path>) -> Result<Model, Load
     }
     scan::scan(&bytes)?;
     read::Reader::new(&bytes, external::External::new(base)).model()
+}
+
+/// Reads a serialised `TensorProto`, the form in which ONNX ships the inputs and outputs of test vectors (`*.pb`).
+///
+/// # Errors
+/// Damaged bytes, or elements in another file.
+pub fn parse_tensor(bytes: impl Into<Bytes>) -> Result<Tensor, LoadError> {
+    let bytes = bytes.into();
+    scan::scan_tensor(&bytes)?;
+    read::Reader::new(&bytes, external::External::new(None)).tensor(0..bytes.len())
 }
 
 /// Files people confuse with ONNX models, by their first bytes.

@@ -77,6 +77,14 @@ pub fn scan(file: &[u8]) -> Result<(), LoadError> {
     message(file, Message::Model, 0..file.len(), 0)
 }
 
+/// Walks over a serialised `TensorProto`.
+///
+/// # Errors
+/// As [`scan`].
+pub fn scan_tensor(file: &[u8]) -> Result<(), LoadError> {
+    message(file, Message::Tensor, 0..file.len(), 0)
+}
+
 fn message(file: &[u8], kind: Message, range: Range<usize>, depth: u32) -> Result<(), LoadError> {
     if depth > DEPTH {
         return Err(wire(range.start, "a message nested more than 100 deep"));

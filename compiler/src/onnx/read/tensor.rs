@@ -29,7 +29,11 @@ struct Stored {
 }
 
 impl Reader<'_> {
-    pub(super) fn tensor(&mut self, range: Range<usize>) -> Result<Tensor> {
+    /// The tensor in `range`.
+    ///
+    /// # Errors
+    /// Elements that do not fill the shape, or lie where they may not.
+    pub fn tensor(&mut self, range: Range<usize>) -> Result<Tensor> {
         let mut tensor = Tensor::raw(DType::UNDEFINED, [], Vec::new());
         let mut stored = Stored::default();
         let mut defect = None;

@@ -6,6 +6,8 @@
 pub mod lower;
 mod microsoft;
 mod preview;
+#[cfg(test)]
+mod tests;
 
 use super::{Kind, Match, Rate, Setting, State, StateRole, StepInput, Unmatched, describe};
 use crate::graph::{Graph, Node, NodeId, ValueId};
