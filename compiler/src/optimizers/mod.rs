@@ -329,6 +329,9 @@ fn judge(region: &Region, states: usize, clocks: &[(ValueId, f64)], graph: &Grap
         for rate in rates {
             for clocks in clock_hypotheses(&Update { rate, ..blank.clone() }, clocks) {
                 let update = Update { rate, clocks, ..blank.clone() };
+                if best.depth == 0 {
+                    best.reason = "its form is none of the optimizers that npc knows".into();
+                }
                 for rule in rules::ALL {
                     match rule(&update).and_then(|found| settle(&update, found, *rule)) {
                         Ok((found, inputs)) => {

@@ -94,10 +94,10 @@ mod tests {
         let cases = [
             ("x = sqrt(d + 1e-6)/sqrt(s' + 1e-6)*g; d' = 0.9*d + 0.1*x*x; w' = w + lr*x", "flipped"),
             ("x = sqrt(d + 1e-6)/(s' + 1e-6)*g; d' = 0.9*d + 0.1*x*x; w' = w - lr*x", "does not shrink with the square root"),
-            ("x = (d + 1e-6)/sqrt(s' + 1e-6)*g; d' = 0.9*d + 0.1*x*x; w' = w - lr*x", ""),
+            ("x = (d + 1e-6)/sqrt(s' + 1e-6)*g; d' = 0.9*d + 0.1*x*x; w' = w - lr*x", "differs from the formula"),
             ("x = sqrt(d)/sqrt(s' + 1e-6)*g; d' = 0.9*d + 0.1*x*x; w' = w - lr*x", "not along the gradient"),
             ("x = sqrt(d + 1e-6)/sqrt(s' + 1e-6)*g; d' = 0.5*d + 0.1*x*x; w' = w - lr*x", "differs from the formula"),
-            ("x = sqrt(d + 1e-6)/sqrt(s + 1e-6)*g; d' = 0.9*d + 0.1*x*x; w' = w - lr*x", ""),
+            ("x = sqrt(d + 1e-6)/sqrt(s + 1e-6)*g; d' = 0.9*d + 0.1*x*x; w' = w - lr*x", "differs from the formula"),
         ];
         let cases: Vec<(String, &str)> = cases.into_iter().map(|(u, r)| (format!("{SQUARES} {u}"), r)).collect();
         let cases: Vec<(&str, &str)> = cases.iter().map(|(f, r)| (f.as_str(), *r)).collect();

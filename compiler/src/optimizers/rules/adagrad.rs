@@ -96,7 +96,7 @@ mod tests {
             ("h' = h + g*g; w' = w - lr*g/(sqrt(h) + 1e-6)", "before its update"),
             ("h' = h + g*g; w' = w - lr*g/(h' + 1e-6)", "square root of the sum of squares"),
             ("h' = h + 2*g*g; w' = w - lr*g/(sqrt(h') + 1e-6)", "not the plain sum"),
-            ("h' = h + abs(g); w' = w - lr*g/(sqrt(h') + 1e-6)", ""),
+            ("h' = h + abs(g); w' = w - lr*g/(sqrt(h') + 1e-6)", "none of the optimizers"),
             ("h' = h + g*g; w' = w*0.9 - lr*g/(sqrt(h') + 1e-6)", "differs from the formula"),
         ]);
     }

@@ -137,11 +137,11 @@ mod tests {
     fn look_alikes() {
         let cases = [
             (format!("{MOMENTS} {DIRECTION} w' = w + lr*(norm(w)/norm(r))*r"), "flipped"),
-            (format!("{MOMENTS} {DIRECTION} w' = w - lr*(norm(r)/norm(w))*r"), ""),
+            (format!("{MOMENTS} {DIRECTION} w' = w - lr*(norm(r)/norm(w))*r"), "in proportion to the parameter's norm"),
             (format!("{MOMENTS} {DIRECTION} w' = w - lr*(norm(w)*norm(w)/norm(r))*r"), "in proportion to the parameter's norm"),
             (format!("{MOMENTS} r = (m'/(1 - 0.9^t))/(sqrt(v/(1 - 0.999^t)) + 1e-6) + 0.01*w; w' = w - lr*(norm(w)/norm(r))*r"), "before its update"),
             (format!("{MOMENTS} r = (m'/(1 - 0.5^t))/(sqrt(v'/(1 - 0.9^t)) + 1e-6) + 0.01*w; w' = w - lr*(norm(w)/norm(r))*r"), "differs from the formula"),
-            (format!("{MOMENTS} {DIRECTION} w' = w - lr*(norm(w)/norm(g))*r"), ""),
+            (format!("{MOMENTS} {DIRECTION} w' = w - lr*(norm(w)/norm(g))*r"), "does not have the parameter's norm"),
         ];
         let cases: Vec<(&str, &str)> = cases.iter().map(|(f, r)| (f.as_str(), *r)).collect();
         near_misses(&cases);

@@ -92,7 +92,7 @@ mod tests {
             ("m' = 0.99*m + 0.01*g; w' = w - lr*sign(m)", "state alone"),
             ("m' = 0.99*m + 0.5*g; w' = w - lr*sign(0.9*m + 0.1*g)", "do not sum to 1"),
             ("m' = 0.99*m + 0.01*g; w' = w*0.9 - lr*sign(0.9*m + 0.1*g)", "not scaled by the learning rate"),
-            ("m' = 0.99*m + 0.01*g*g; w' = w - lr*sign(0.9*m + 0.1*g)", ""),
+            ("m' = 0.99*m + 0.01*g*g; w' = w - lr*sign(0.9*m + 0.1*g)", "squared gradient's average before its update"),
         ]);
     }
 }

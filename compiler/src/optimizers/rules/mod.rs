@@ -10,6 +10,8 @@ mod momentum;
 mod nadam;
 mod rmsprop;
 mod sgd;
+#[cfg(test)]
+mod snapshots;
 
 use super::Found;
 use super::update::{Mismatch, Update};

@@ -147,7 +147,7 @@ mod tests {
             ("b' = 1.1*b + g; w' = w - lr*b'", "not by a number between 0 and 1"),
             ("b' = 0.9*b + g; w' = w - lr*(b' + 0.5*g)", "proportions that are not Nesterov's"),
             ("b' = 0.9*b + g; w' = w - lr*b'*b'", "not move in proportion to the velocity"),
-            ("b' = 0.9*b + g*g*g; w' = w - lr*b'", ""),
+            ("b' = 0.9*b + g*g*g; w' = w - lr*b'", "none of the optimizers"),
             ("b' = 0.9*b + (g - 0.01*w); w' = w - lr*b'", "weight decay has the wrong sign"),
         ]);
     }

@@ -113,7 +113,7 @@ mod tests {
             (format!("w' = w - lr*(0.9*m'/(1 - 0.9^(t + 1)) + 0.5*g/(1 - 0.9^t)){TAIL}"), "not as 1 − β₁ to β₁"),
             (format!("w' = w - lr*(0.9*m'/(1 - 0.9^t) + 0.1*g/(1 - 0.9^t)){TAIL}"), "look-ahead is not corrected"),
             (format!("w' = w - lr*(0.9*m/(1 - 0.9^(t + 1)) + 0.1*g/(1 - 0.9^t)){TAIL}"), "before its update"),
-            ("w' = w - lr*(0.9*m'/(1 - 0.9^(t + 1)) + 0.1*g/(1 - 0.9^t))/(v'/(1 - 0.999^t) + 1e-8)".into(), ""),
+            ("w' = w - lr*(0.9*m'/(1 - 0.9^(t + 1)) + 0.1*g/(1 - 0.9^t))/(v'/(1 - 0.999^t) + 1e-8)".into(), "look-ahead is not corrected"),
             (format!("w' = w*0.9 - lr*(0.9*m'/(1 - 0.9^(t + 1)) + 0.1*g/(1 - 0.9^t)){TAIL}"), "not scaled by the learning rate"),
         ];
         let cases: Vec<(String, &str)> = cases.into_iter().map(|(u, r)| (format!("{MOMENTS} {u}"), r)).collect();

@@ -156,7 +156,7 @@ mod tests {
             ("v' = 0.99*v + 0.01*g*g; w' = w - lr*g/(v' + 1e-8)", "square root of the average"),
             ("v' = 0.99*v + 0.05*g*g; w' = w - lr*g/(sqrt(v') + 1e-8)", "do not sum to 1"),
             ("v' = 0.99*v + 0.01*g*g; b' = 1.2*b + g/(sqrt(v') + 1e-8); w' = w - lr*b'", "momentum is not a number"),
-            ("v' = 0.99*v + 0.01*g*g; a' = 0.9*a + 0.1*g; w' = w - lr*g/(sqrt(v' - a'*a') + 1e-8)", ""),
+            ("v' = 0.99*v + 0.01*g*g; a' = 0.9*a + 0.1*g; w' = w - lr*g/(sqrt(v' - a'*a') + 1e-8)", "does not move along"),
         ]);
     }
 }
