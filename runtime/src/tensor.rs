@@ -1,11 +1,16 @@
 use crate::RuntimeError;
-use half::f16;
+use half::{bf16, f16};
 use npc_compiler::graph::{DType, Tensor as Constant};
 use tract_onnx::prelude::{DatumType, Tensor};
 
-/// An owned dense tensor on the host. Moving it in and out of a step does not copy its elements.
+/// An owned dense tensor on the host. Moving it in and out of a step does not copy its elements, unless they are bfloat16,
+/// which the engine computes as float32.
 #[derive(Clone, Debug, PartialEq)]
-pub struct HostTensor(pub(crate) Tensor);
+pub struct HostTensor {
+    /// bfloat16 elements are uint16 here: the engine's library has no such type.
+    tensor: Tensor,
+    is_bfloat16: bool,
+}
 
 impl HostTensor {
     /// A float32 tensor, row-major. `data` must have as many elements as `dims` ask for.
@@ -38,7 +43,7 @@ impl HostTensor {
             got: format!("{} elements", data.len()),
             want: format!("{} for the shape {dims:?}", dims.iter().product::<usize>()),
         })?;
-        Ok(HostTensor(tensor))
+        Ok(tensor.into())
     }
 
     /// A tensor of zeros.
@@ -46,9 +51,11 @@ impl HostTensor {
     /// # Errors
     /// For an element type the CPU engine does not compute in.
     pub fn zeros(dtype: DType, dims: &[usize]) -> Result<Self, RuntimeError> {
-        let dt = datum_type(dtype).ok_or_else(|| RuntimeError::Type { value: "tensor".into(), dtype: dtype.to_string() })?;
-        let tensor = Tensor::zero_dt(dt, dims).map_err(|e| RuntimeError::Prepare(e.to_string()))?;
-        Ok(HostTensor(tensor))
+        let is_bfloat16 = dtype == DType::BF16;
+        let stored = if is_bfloat16 { Some(DatumType::U16) } else { datum_type(dtype) };
+        let stored = stored.ok_or_else(|| RuntimeError::Type { value: "tensor".into(), dtype: dtype.to_string() })?;
+        let tensor = Tensor::zero_dt(stored, dims).map_err(|e| RuntimeError::Prepare(e.to_string()))?;
+        Ok(HostTensor { tensor, is_bfloat16 })
     }
 
     /// A model's constant.
@@ -59,7 +66,7 @@ impl HostTensor {
         let wrong = || RuntimeError::Type { value: constant.name.clone(), dtype: constant.dtype.to_string() };
         let mut tensor = Self::zeros(constant.dtype, &constant.dims)?;
         let bytes = constant.bytes().ok_or_else(wrong)?;
-        tensor.0.as_plain_ram_mut().ok_or_else(wrong)?.as_bytes_mut().copy_from_slice(bytes);
+        tensor.tensor.as_plain_ram_mut().ok_or_else(wrong)?.as_bytes_mut().copy_from_slice(bytes);
         Ok(tensor)
     }
 
@@ -68,14 +75,23 @@ impl HostTensor {
     /// # Errors
     /// For an element type the CPU engine does not compute in.
     pub fn cast(&self, dtype: DType) -> Result<Self, RuntimeError> {
+        if dtype == DType::BF16 {
+            return Ok(self.cast(DType::F32)?.narrow());
+        }
+        if self.is_bfloat16 {
+            return HostTensor::from(self.clone().into_engine()).cast(dtype);
+        }
         let dt = datum_type(dtype).ok_or_else(|| RuntimeError::Type { value: "tensor".into(), dtype: dtype.to_string() })?;
-        let tensor = self.0.cast_to_dt(dt).map_err(|e| RuntimeError::Prepare(e.to_string()))?;
-        Ok(HostTensor(tensor.into_owned()))
+        let tensor = self.tensor.cast_to_dt(dt).map_err(|e| RuntimeError::Prepare(e.to_string()))?;
+        Ok(tensor.into_owned().into())
     }
 
     /// Element type.
     pub fn dtype(&self) -> DType {
-        match self.0.datum_type() {
+        if self.is_bfloat16 {
+            return DType::BF16;
+        }
+        match self.tensor.datum_type() {
             DatumType::F16 => DType::F16,
             DatumType::F32 => DType::F32,
             DatumType::F64 => DType::F64,
@@ -94,46 +110,49 @@ impl HostTensor {
 
     /// Extents.
     pub fn dims(&self) -> &[usize] {
-        self.0.shape()
+        self.tensor.shape()
     }
 
     /// Number of elements.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.tensor.len()
     }
 
     /// True when an axis has extent 0.
     pub fn is_empty(&self) -> bool {
-        self.0.len() == 0
+        self.tensor.len() == 0
     }
 
     /// Elements, when they are float32.
     pub fn as_f32(&self) -> Option<&[f32]> {
-        self.0.as_plain_ram()?.as_slice().ok()
+        self.tensor.as_plain_ram()?.as_slice().ok()
     }
 
     /// Elements, when they are float32.
     pub fn as_f32_mut(&mut self) -> Option<&mut [f32]> {
-        let len = self.0.len();
-        let pointer = self.0.as_ptr_mut::<f32>().ok()?;
+        let len = self.tensor.len();
+        let pointer = self.tensor.as_ptr_mut::<f32>().ok()?;
         // SAFETY: the pointer is the start of this tensor's `len` float32 elements, borrowed mutably for as long as `self` is.
         Some(unsafe { std::slice::from_raw_parts_mut(pointer, len) })
     }
 
     /// Elements, when they are int64.
     pub fn as_i64(&self) -> Option<&[i64]> {
-        self.0.as_plain_ram()?.as_slice().ok()
+        self.tensor.as_plain_ram()?.as_slice().ok()
     }
 
     /// Elements as float64, for float and integer tensors.
     pub fn to_f64(&self) -> Vec<f64> {
-        let Some(view) = self.0.as_plain_ram() else { return Vec::new() };
-        match self.0.datum_type() {
+        let Some(view) = self.tensor.as_plain_ram() else { return Vec::new() };
+        match self.tensor.datum_type() {
             DatumType::F32 => view.as_slice::<f32>().map(|s| s.iter().map(|x| f64::from(*x)).collect()),
             DatumType::F16 => view.as_slice::<f16>().map(|s| s.iter().map(|x| x.to_f64()).collect()),
             DatumType::F64 => view.as_slice::<f64>().map(<[f64]>::to_vec),
             DatumType::I64 => view.as_slice::<i64>().map(|s| s.iter().map(|x| *x as f64).collect()),
             DatumType::I32 => view.as_slice::<i32>().map(|s| s.iter().map(|x| f64::from(*x)).collect()),
+            DatumType::U16 if self.is_bfloat16 => {
+                view.as_slice::<u16>().map(|s| s.iter().map(|x| bf16::from_bits(*x).to_f64()).collect())
+            }
             DatumType::Bool => view.as_slice::<bool>().map(|s| s.iter().map(|x| f64::from(u8::from(*x))).collect()),
             _ => Ok(Vec::new()),
         }
@@ -142,7 +161,33 @@ impl HostTensor {
 
     /// Raw little-endian bytes.
     pub fn bytes(&self) -> &[u8] {
-        self.0.as_bytes()
+        self.tensor.as_bytes()
+    }
+
+    /// What the engine computes with: itself, or its bfloat16 numbers as float32.
+    pub(crate) fn into_engine(self) -> Tensor {
+        match self.tensor.as_plain_ram().and_then(|view| view.as_slice::<u16>().ok()) {
+            Some(bits) if self.is_bfloat16 => {
+                let numbers: Vec<f32> = bits.iter().map(|x| bf16::from_bits(*x).to_f32()).collect();
+                // The shape is the one these elements came with.
+                Tensor::from_shape(self.tensor.shape(), &numbers).unwrap_or_default()
+            }
+            _ => self.tensor,
+        }
+    }
+
+    /// float32 numbers as bfloat16; other tensors stay as they are.
+    pub(crate) fn narrow(self) -> Self {
+        match self.as_f32() {
+            Some(numbers) => {
+                let bits: Vec<u16> = numbers.iter().map(|x| bf16::from_f32(*x).to_bits()).collect();
+                match Tensor::from_shape(self.tensor.shape(), &bits) {
+                    Ok(tensor) => HostTensor { tensor, is_bfloat16: true },
+                    Err(_) => self,
+                }
+            }
+            None => self,
+        }
     }
 
     /// As a constant of a model.
@@ -151,11 +196,17 @@ impl HostTensor {
     }
 }
 
-/// tract's name for an element type.
+impl From<Tensor> for HostTensor {
+    fn from(tensor: Tensor) -> Self {
+        HostTensor { tensor, is_bfloat16: false }
+    }
+}
+
+/// tract's name for an element type; bfloat16 is computed as float32.
 pub(crate) fn datum_type(dtype: DType) -> Option<DatumType> {
     Some(match dtype {
         DType::F16 => DatumType::F16,
-        DType::F32 => DatumType::F32,
+        DType::F32 | DType::BF16 => DatumType::F32,
         DType::F64 => DatumType::F64,
         DType::I8 => DatumType::I8,
         DType::I16 => DatumType::I16,

@@ -1,6 +1,7 @@
 //! The CPU engine against ONNX Runtime's results and the method's golden vectors.
 
-use npc_compiler::graph::{DType, Model, ValueId};
+use half::bf16;
+use npc_compiler::graph::{DType, Model, Tensor as Constant, ValueId, ValueType};
 use npc_compiler::neuroplastic::{Settings, step_model};
 use npc_compiler::{CompileOptions, Emit, Optimizer, compile, onnx};
 use npc_runtime::HostTensor;
@@ -225,9 +226,91 @@ fn parameters_and_states_are_updated_in_place() {
     }
 }
 
+fn narrow(values: &[f32]) -> Vec<bf16> {
+    values.iter().map(|x| bf16::from_f32(*x)).collect()
+}
+
+fn half_tensor(dims: &[usize], values: &[bf16]) -> HostTensor {
+    let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+    HostTensor::from_constant(&Constant::raw(DType::BF16, dims, bytes)).unwrap()
+}
+
+/// A bfloat16 parameter through the fused operator: the kernel's own bfloat16 step, bit for bit.
+#[test]
+fn bfloat16_parameters_are_stepped_as_the_kernel_steps_them() {
+    use npc_kernels::neuroplastic::{Config, Inputs, Tensors, Workspace, step};
+    let n = 300;
+    let shape = vec![n];
+    let wave = |k: f32| (0..n).map(|i| (i as f32 * k).sin() * 0.3).collect::<Vec<f32>>();
+    let (mut theta, gradient) = (narrow(&wave(0.37)), narrow(&wave(0.91)));
+    let mut compiled = step_model(std::slice::from_ref(&shape), &Settings::default(), Emit::Functions).unwrap();
+    let graph = &mut compiled.model.graph;
+    let p = compiled.bindings.parameters[0].clone();
+    for name in ["p0", "g0", p.next.as_str()] {
+        let value = graph.value_named(name).unwrap();
+        graph.value_mut(value).ty = Some(ValueType::tensor(DType::BF16, &shape));
+    }
+    let mut program = Program::new(&compiled.model, &ProgramOptions::default()).unwrap();
+    let mut feeds = vec![
+        ("p0".to_string(), half_tensor(&shape, &theta)),
+        ("g0".into(), half_tensor(&shape, &gradient)),
+        ("learning_rate".into(), HostTensor::f32(&[], &[0.1]).unwrap()),
+        ("step".into(), HostTensor::i64(&[], &[0]).unwrap()),
+        ("gates".into(), HostTensor::f32(&[3], &[1.0; 3]).unwrap()),
+    ];
+    feeds.extend(p.states.iter().map(|s| (s.name.clone(), HostTensor::zeros(DType::F32, &shape).unwrap())));
+    let results: HashMap<String, HostTensor> = program.run(feeds).unwrap().into_iter().collect();
+    let mut states = [vec![0.0f32; n], vec![0.0; n], vec![0.0; n]];
+    let [activity_trace, momentum, variance] = &mut states;
+    let tensors = Tensors {
+        parameter: &mut theta,
+        gradient: &gradient,
+        activity_trace,
+        momentum,
+        variance,
+        base_momentum: &mut [],
+        base_variance: &mut [],
+    };
+    step(&Config::default(), &Inputs::new(0.1, 0), tensors, &Workspace::new(), None).unwrap();
+    assert_eq!(results[&p.next].dtype(), DType::BF16);
+    let bytes: Vec<u8> = theta.iter().flat_map(|x| x.to_le_bytes()).collect();
+    assert_eq!(results[&p.next].bytes(), bytes);
+    for (s, want) in p.states.iter().zip(&states) {
+        assert_eq!(results[&s.next].as_f32().unwrap(), want);
+    }
+}
+
+/// What a bfloat16 operator gives is its float32 result rounded once.
+#[test]
+fn bfloat16_operators_round_their_results() {
+    use npc_compiler::graph::{Graph, Node, Opset};
+    let mut graph = Graph::new("g");
+    let x = graph.add_input("x", ValueType::tensor(DType::BF16, &[2, 3]));
+    let w = graph.add_initializer("w", Constant::raw(DType::BF16, [3, 2], narrow(&[0.1, 0.7, -0.3, 0.9, 0.2, 0.6]).iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>()));
+    let [y] = graph.add(Node::new("MatMul", [x, w]), ["y"]);
+    let [t] = graph.add(Node::new("Transpose", [y]), ["t"]);
+    let [z] = graph.add(Node::new("Mul", [t, t]), ["z"]);
+    let [wide] = graph.add(Node::new("Cast", [z]).with("to", i64::from(DType::F32.0)), ["wide"]);
+    graph.value_mut(z).ty = Some(ValueType::tensor(DType::BF16, &[2, 2]));
+    graph.outputs.extend([z, wide]);
+    let model = Model { ir_version: 8, opsets: vec![Opset { domain: String::new(), version: 17 }], graph, ..Model::default() };
+    let numbers = narrow(&[0.3, -0.11, 0.77, 1.3, 0.21, -0.4]);
+    let mut program = Program::new(&model, &ProgramOptions::default()).unwrap();
+    let results: HashMap<String, HostTensor> =
+        program.run(vec![("x".into(), half_tensor(&[2, 3], &numbers))]).unwrap().into_iter().collect();
+    let round = |x: f64| bf16::from_f64(x).to_f64();
+    let weights: Vec<f64> = narrow(&[0.1, 0.7, -0.3, 0.9, 0.2, 0.6]).iter().map(|x| x.to_f64()).collect();
+    for (i, j) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+        let y = round((0..3).map(|k| numbers[3 * i + k].to_f64() * weights[2 * k + j]).sum());
+        assert_eq!(results["z"].to_f64()[2 * j + i], round(y * y));
+        assert_eq!(results["wide"].to_f64()[2 * j + i], round(y * y));
+    }
+    assert_eq!((results["z"].dtype(), results["wide"].dtype()), (DType::BF16, DType::F32));
+}
+
 #[test]
 fn unknown_operators_are_refused_by_name() {
-    use npc_compiler::graph::{Graph, Node, Opset, ValueType};
+    use npc_compiler::graph::{Graph, Node, Opset};
     let mut graph = Graph::new("g");
     let x = graph.add_input("x", ValueType::tensor(DType::F32, &[2]));
     let mut node = Node::new("Frobnicate", [x]).in_domain("com.example");

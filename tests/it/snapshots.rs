@@ -2,10 +2,14 @@
 
 use crate::model;
 use npc_compiler::graph::text;
-use npc_compiler::{Base, CompileOptions, Optimizer, compile, onnx};
+use npc_compiler::{Base, CompileOptions, Emit, Optimizer, compile, onnx};
 
 fn snapshot(file: &str, name: &str, options: &CompileOptions) {
-    let compiled = compile(onnx::load(&model(&format!("pytorch-train-step/{file}.onnx"))).unwrap(), options).unwrap();
+    snapshot_in("pytorch-train-step", file, name, options);
+}
+
+fn snapshot_in(folder: &str, file: &str, name: &str, options: &CompileOptions) {
+    let compiled = compile(onnx::load(&model(&format!("{folder}/{file}.onnx"))).unwrap(), options).unwrap();
     assert!(compiled.report.unmatched.is_empty());
     insta::with_settings!({snapshot_path => "../snapshots", prepend_module_to_snapshot => false}, {
         insta::assert_snapshot!(format!("{file}-{name}"), text::print(&compiled.model));
@@ -17,6 +21,17 @@ fn rewritten_pytorch_steps() {
     for file in ["mlp_sgd", "mlp_momentum", "mlp_adamw", "mlp_adam_lerp", "mlp_rmsprop", "mlp_adamw_unoptimized", "transformer_adamw"] {
         snapshot(file, "neuroplastic", &CompileOptions::default());
     }
+}
+
+#[test]
+fn rewritten_convolutional_step() {
+    snapshot_in("cnn-train-step", "cnn_adamw", "neuroplastic", &CompileOptions::default());
+}
+
+#[test]
+fn training_information_beside_the_inference_graph() {
+    let options = CompileOptions { emit: Emit::TrainingInfo, optimizer: Optimizer::Keep, ..CompileOptions::default() };
+    snapshot("mlp_sgd", "training-info", &options);
 }
 
 #[test]

@@ -41,6 +41,15 @@ fn every_shipped_mlp_learns_real_images() {
 }
 
 #[test]
+fn a_convolutional_network_learns_real_images() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    stdout(&train("cnn-train-step/cnn_adamw.onnx", &out, &["--lr", "0.001", "--epochs", "1"]));
+    let accuracy = last(&out)["test_accuracy"].as_f64().unwrap();
+    assert!(accuracy > 0.68, "{accuracy}");
+}
+
+#[test]
 fn a_resumed_run_ends_like_an_uninterrupted_one() {
     let folder = tempfile::tempdir().unwrap();
     let (whole, parts) = (folder.path().join("whole"), folder.path().join("parts"));

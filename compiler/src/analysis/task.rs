@@ -33,7 +33,7 @@ pub fn loss(graph: &Graph, fed_back: &[ValueId]) -> Option<ValueId> {
 }
 
 /// Finds logits and labels: a cross-entropy operator, a log-softmax that labels index, or log-probabilities that one-hot
-/// labels multiply. `None` when the graph shows neither.
+/// labels, given or expanded from classes, multiply. `None` when the graph shows neither.
 pub fn task(graph: &Graph) -> Option<Task> {
     let order = graph.order().ok()?;
     order.iter().find_map(|id| {
@@ -46,7 +46,7 @@ pub fn task(graph: &Graph) -> Option<Task> {
                 let axis = producer.int("axis").unwrap_or(-1);
                 producer.is("LogSoftmax").then(|| by_class(graph, producer.input(0)?, node.input(1)?, axis))?
             }
-            "Mul" => by_one_hot(graph, node),
+            "Mul" => by_one_hot(graph, node).or_else(|| by_expanded_class(graph, node)),
             _ => None,
         }
     })
@@ -100,6 +100,16 @@ fn by_one_hot(graph: &Graph, node: &Node) -> Option<Task> {
     let subtracts_log = sub.is("Sub") && reaches(graph, sub.input(1)?, "Log", 6);
     let fits = sub.is("LogSoftmax") || subtracts_log;
     fits.then_some(Task { logits: log_p, class_axis: -1, labels, kind: LabelKind::OneHot })
+}
+
+/// `log_p · OneHot(labels)`.
+fn by_expanded_class(graph: &Graph, node: &Node) -> Option<Task> {
+    let operands = [(node.input(0)?, node.input(1)?), (node.input(1)?, node.input(0)?)];
+    operands.into_iter().find_map(|(log_p, one_hot)| {
+        let ((_, softmax), (_, one_hot)) = (graph.producer(log_p)?, graph.producer(one_hot)?);
+        let fits = softmax.is("LogSoftmax") && one_hot.is("OneHot");
+        fits.then(|| by_class(graph, softmax.input(0)?, one_hot.input(0)?, softmax.int("axis").unwrap_or(-1)))?
+    })
 }
 
 fn reaches(graph: &Graph, value: ValueId, op: &str, depth: u32) -> bool {

@@ -54,6 +54,15 @@ fn jax_steps_show_loss_log_probabilities_and_one_hot_labels() {
 }
 
 #[test]
+fn a_convolutional_step_shows_labels_behind_one_hot() {
+    let (graph, next) = step("cnn-train-step/cnn_adamw.onnx");
+    assert_eq!(loss(&graph, &next).map(|v| graph.name_of(v)), Some("loss"));
+    let task = task(&graph).unwrap();
+    assert_eq!((graph.name_of(task.logits), graph.name_of(task.labels)), ("logits", "labels"));
+    assert_eq!((task.kind, task.class_axis), (LabelKind::Class, 1));
+}
+
+#[test]
 fn a_graph_without_labels_has_no_task() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/forward/mlp_dynamo.onnx");
     assert_eq!(task(&crate::onnx::load(&path).unwrap().graph), None);

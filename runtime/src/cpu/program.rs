@@ -1,10 +1,10 @@
 //! A compiled step, ready to run.
 
-use super::{neuroplastic, ops};
+use super::{bfloat16, neuroplastic, ops};
 use crate::error::one_line;
 use crate::tensor::datum_type;
 use crate::{HostTensor, RuntimeError};
-use npc_compiler::graph::{Model, ValueId};
+use npc_compiler::graph::{DType, Model, ValueId};
 use npc_compiler::neuroplastic::DOMAIN;
 use npc_compiler::onnx;
 use npc_compiler::optimizers::operators::lower::lower;
@@ -27,14 +27,20 @@ pub struct ProgramOptions {
 pub struct Program {
     model: InferenceModel,
     inputs: Vec<Input>,
-    outputs: Vec<String>,
+    outputs: Vec<Output>,
     pool: Arc<ThreadPool>,
     threads: usize,
     plans: Vec<(Vec<Vec<usize>>, TypedSimpleState)>,
 }
 
+struct Output {
+    name: String,
+    is_bfloat16: bool,
+}
+
 struct Input {
     name: String,
+    dtype: DType,
     datum_type: DatumType,
     /// The model's own value, used when none is given.
     default: Option<HostTensor>,
@@ -66,13 +72,19 @@ impl Program {
         for id in graph.inputs.clone() {
             let value = graph.value_mut(id);
             let default = value.initializer.take().map(|t| HostTensor::from_constant(&t)).transpose()?;
-            let dtype = value.dtype().unwrap_or(npc_compiler::graph::DType::F32);
+            let dtype = value.dtype().unwrap_or(DType::F32);
             let datum_type = datum_type(dtype)
                 .ok_or_else(|| RuntimeError::Type { value: value.name.clone(), dtype: dtype.to_string() })?;
-            inputs.push(Input { name: value.name.clone(), datum_type, default });
+            inputs.push(Input { name: value.name.clone(), dtype, datum_type, default });
         }
-        let outputs = graph.outputs.iter().map(|v| graph.name_of(*v).to_string()).collect();
+        let mut outputs = Vec::new();
+        for id in graph.outputs.clone() {
+            let is_bfloat16 = graph.value(id).dtype() == Some(DType::BF16);
+            outputs.push(Output { name: graph.name_of(id).to_string(), is_bfloat16 });
+        }
+        bfloat16::widen(graph);
         let mut framework = tract_onnx::onnx().with_ignore_value_info(true);
+        bfloat16::register(&mut framework.op_register);
         neuroplastic::register(&mut framework.op_register);
         ops::register(&mut framework.op_register);
         for id in graph.node_ids() {
@@ -104,8 +116,8 @@ impl Program {
     }
 
     /// Names of the outputs in order.
-    pub fn outputs(&self) -> &[String] {
-        &self.outputs
+    pub fn outputs(&self) -> impl Iterator<Item = &str> {
+        self.outputs.iter().map(|o| o.name.as_str())
     }
 
     /// Runs one step. Tensors move in and out; a parameter or state that only its update still needs is updated in place.
@@ -121,11 +133,11 @@ impl Program {
                 (None, Some(default)) => default.clone(),
                 (None, None) => return Err(RuntimeError::MissingInput(input.name.clone())),
             };
-            if tensor.0.datum_type() != input.datum_type {
-                let (got, want) = (format!("{:?}", tensor.0.datum_type()), format!("{:?}", input.datum_type));
+            if tensor.dtype() != input.dtype {
+                let (got, want) = (tensor.dtype().to_string(), input.dtype.to_string());
                 return Err(RuntimeError::Input { name: input.name.clone(), got, want });
             }
-            values.push(tensor.0.into_tvalue());
+            values.push(tensor.into_engine().into_tvalue());
         }
         let shapes: Vec<Vec<usize>> = values.iter().map(|v| v.shape().to_vec()).collect();
         let at = match self.plans.iter().position(|(known, _)| *known == shapes) {
@@ -141,7 +153,11 @@ impl Program {
         // Inside the pool, so that no operator has to hand its work over to it.
         let results = self.pool.install(|| multithread_tract_scope(executor, || state.run(values)));
         let results = results.map_err(|e| RuntimeError::Step(one_line(&e)))?;
-        Ok(self.outputs.iter().cloned().zip(results.into_iter().map(|v| HostTensor(v.into_tensor()))).collect())
+        let results = results.into_iter().zip(&self.outputs).map(|(value, output)| {
+            let tensor = HostTensor::from(value.into_tensor());
+            (output.name.clone(), if output.is_bfloat16 { tensor.narrow() } else { tensor })
+        });
+        Ok(results.collect())
     }
 
     fn plan(&self, shapes: &[Vec<usize>]) -> Result<TypedSimpleState, RuntimeError> {

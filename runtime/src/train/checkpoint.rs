@@ -22,9 +22,10 @@ pub struct Saved {
     pub place: Place,
 }
 
-const TYPES: [(DType, Dtype); 6] = [
+const TYPES: [(DType, Dtype); 7] = [
     (DType::F32, Dtype::F32),
     (DType::F16, Dtype::F16),
+    (DType::BF16, Dtype::BF16),
     (DType::F64, Dtype::F64),
     (DType::I64, Dtype::I64),
     (DType::I32, Dtype::I32),
