@@ -289,8 +289,10 @@ __device__ __forceinline__ void after_project(const Tensor& t, const Group& grou
     stabilise(t, group, fmax(mixed_squares(s.base_squares, sums, scale, coupled_decay(c)), 0.0), s);
 }
 
-__device__ __forceinline__ void corrections(const Group& group, Scalars& s) {
+// What the first phase reads, everything else 0.
+__device__ __forceinline__ void begin(const Group& group, Scalars& s) {
     const Settings& c = group.settings;
+    s = {};
     s.correction1 = s.correction2 = 1.0f;
     if (c.base != ADAMW) return;
     i64 t = *global(group.step) + 1;
@@ -338,7 +340,7 @@ template <class T> __device__ __forceinline__ bool run_phase(const Group& group,
     float sums[SUMS] = {};
     double totals[SUMS];
     if (phase == TRACES) {
-        if (threadIdx.x == 0) corrections(group, s);
+        if (threadIdx.x == 0) begin(group, s);
         __syncthreads();
         traces<T, true>(part, s, c, sums);
     } else if (phase == UPDATE) {
@@ -442,6 +444,8 @@ template <class T> __device__ __forceinline__ void signal(const Group& group, fl
     float sums[SUMS] = {};
     double totals[SUMS];
     if (phase == 1) {
+        if (threadIdx.x == 0) begin(group, s);
+        __syncthreads();
         traces<T, false>(p, s, c, sums);
         if (finish_chunk(group, t, item, sums, totals) && threadIdx.x == 0) {
             after_traces(t, group, totals, s);

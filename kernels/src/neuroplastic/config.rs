@@ -39,7 +39,7 @@ pub enum OrthogonalNormalization {
 /// `modulation_strength` the layer gate. Names and defaults are those of the operator `ai.neuroplastic::NeuroPlastic`.
 ///
 /// Numbers are `f64` because the update uses differences such as 1 − b₂, which lose their digits in `f32`; see [`widen`].
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Config {
     pub mode: Mode,
     pub hybrid_base: HybridBase,

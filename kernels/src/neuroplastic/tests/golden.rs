@@ -11,8 +11,8 @@ use crate::neuroplastic::{
     AnyTensors, Diagnostics, Inputs, Job, Traces, Workspace, plasticity_signal, reference, step_many,
 };
 
-const ABSOLUTE: f64 = 2e-6;
-const RELATIVE: f64 = 2e-5;
+pub(super) const ABSOLUTE: f64 = 2e-6;
+pub(super) const RELATIVE: f64 = 2e-5;
 
 fn folder() -> PathBuf {
     if let Some(folder) = std::env::var_os("NPC_GOLDEN_DIR") {
@@ -23,7 +23,7 @@ fn folder() -> PathBuf {
     if shared.is_dir() { shared } else { repository.join("tests/golden") }
 }
 
-fn cases() -> Vec<Value> {
+pub(super) fn cases() -> Vec<Value> {
     let folder = folder();
     let entries = std::fs::read_dir(&folder).unwrap_or_else(|error| panic!("golden vectors in {folder:?}: {error}"));
     let mut paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
@@ -33,15 +33,15 @@ fn cases() -> Vec<Value> {
     paths.iter().map(|path| serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()).collect()
 }
 
-fn numbers(value: &Value) -> Vec<f64> {
+pub(super) fn numbers(value: &Value) -> Vec<f64> {
     value.as_array().unwrap().iter().map(|value| value.as_f64().unwrap()).collect()
 }
 
-fn floats(value: &Value) -> Vec<f32> {
+pub(super) fn floats(value: &Value) -> Vec<f32> {
     numbers(value).into_iter().map(|value| value as f32).collect()
 }
 
-fn list(value: &Value) -> &[Value] {
+pub(super) fn list(value: &Value) -> &[Value] {
     value.as_array().unwrap()
 }
 

@@ -1,3 +1,4 @@
+mod cuda;
 mod edges;
 mod golden;
 mod oracle;

@@ -1,0 +1,76 @@
+//! Kernels for NVIDIA GPUs as data: their PTX, and functions that describe launches of them.
+//!
+//! Nothing here talks to a device. Whoever has one (or the interpreter that stands in for one in tests) loads
+//! [`Source::ptx`] and carries out each [`Launch`]. The sources are in `kernels/cuda`; `kernels/build_ptx.py` makes the PTX.
+
+pub mod neuroplastic;
+
+/// An address in a device's memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct DevicePointer(pub u64);
+
+impl DevicePointer {
+    /// No memory at all, where a kernel takes something optional.
+    pub const NULL: DevicePointer = DevicePointer(0);
+
+    /// The address so many bytes further on.
+    pub fn offset(self, bytes: u64) -> Self {
+        DevicePointer(self.0.wrapping_add(bytes))
+    }
+}
+
+/// One argument of a kernel.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Argument {
+    U32(u32),
+    U64(u64),
+    F32(f32),
+    Pointer(DevicePointer),
+    /// A struct passed by value.
+    Bytes(Vec<u8>),
+}
+
+/// A kernel with everything it is started with.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Launch {
+    pub source: Source,
+    pub kernel: &'static str,
+    /// Blocks along x, y, z.
+    pub grid: [u32; 3],
+    /// Threads of a block along x, y, z.
+    pub block: [u32; 3],
+    /// Bytes of shared memory beyond what the kernel declares.
+    pub dynamic_shared: u32,
+    pub arguments: Vec<Argument>,
+}
+
+macro_rules! sources {
+    ($($variant:ident => $file:literal,)*) => {
+        /// A PTX module.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[allow(missing_docs)]
+        pub enum Source { $($variant,)* }
+
+        impl Source {
+            /// Every module.
+            pub const ALL: &[Source] = &[$(Source::$variant,)*];
+
+            /// Name of its source file, without the extension.
+            pub fn name(self) -> &'static str {
+                match self { $(Source::$variant => $file,)* }
+            }
+
+            /// Its text.
+            pub fn ptx(self) -> &'static str {
+                match self { $(Source::$variant => include_str!(concat!("../../ptx/", $file, ".ptx")),)* }
+            }
+        }
+    };
+}
+
+sources! {
+    NeuroplasticF32 => "neuroplastic_f32",
+    NeuroplasticF16 => "neuroplastic_f16",
+    NeuroplasticBf16 => "neuroplastic_bf16",
+    Scale => "scale",
+}

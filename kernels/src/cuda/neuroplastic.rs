@@ -1,0 +1,355 @@
+//! Launches of the fused NeuroPlastic step: every parameter of a group in one.
+//!
+//! [`Tables::new`] lays out what the host prepares once: a descriptor a tensor, and the order in which blocks take chunks.
+//! Learning rate, step, gates and multipliers stay in device memory, so that a captured graph replays with new values.
+//!
+//! Bytes a float32 element moves, classic base: 60 in three launches (28 for the traces, 20 for the update, 12 for θ); in
+//! one launch the first visit brings 20 bytes from memory and 16 go back, as long as a batch of tensors stays in the L2.
+
+use super::{Argument, DevicePointer, Launch, Source};
+use crate::neuroplastic::{Config, HybridBase, Mode, ModulationTarget, OrthogonalNormalization};
+
+/// Elements a block handles at a time.
+pub const CHUNK: u64 = 4096;
+const THREADS: u32 = 256;
+const SUMS: u64 = 6;
+const SCALARS_BYTES: u64 = 64;
+const PHASES: [u32; 4] = [1, 2, 3, 4];
+const PROJECT: u32 = 3;
+
+/// Storage type of parameter and gradient; states are float32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs)]
+pub enum Storage {
+    F32,
+    F16,
+    Bf16,
+}
+
+impl Storage {
+    /// Bytes of an element.
+    pub fn bytes(self) -> u64 {
+        if self == Storage::F32 { 4 } else { 2 }
+    }
+
+    fn source(self) -> Source {
+        match self {
+            Storage::F32 => Source::NeuroplasticF32,
+            Storage::F16 => Source::NeuroplasticF16,
+            Storage::Bf16 => Source::NeuroplasticBf16,
+        }
+    }
+
+    fn kernel(self, names: [&'static str; 3]) -> &'static str {
+        match self {
+            Storage::F32 => names[0],
+            Storage::F16 => names[1],
+            Storage::Bf16 => names[2],
+        }
+    }
+}
+
+/// One parameter with its states, each of `elements` elements. States that the base does not keep are
+/// [`DevicePointer::NULL`].
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs)]
+pub struct Tensor {
+    pub parameter: DevicePointer,
+    pub gradient: DevicePointer,
+    pub activity_trace: DevicePointer,
+    pub momentum: DevicePointer,
+    pub variance: DevicePointer,
+    pub base_momentum: DevicePointer,
+    pub base_variance: DevicePointer,
+    /// The parameter in float32, which then is what is stepped; or null.
+    pub master: DevicePointer,
+    /// Scratch of float32; may be the gradient where [`may_overwrite_gradient`] says so.
+    pub update: DevicePointer,
+    /// κ, a float32; or null for 1.
+    pub multiplier: DevicePointer,
+    pub elements: u64,
+    pub target_rms: f64,
+    pub modulation_strength: f64,
+}
+
+/// Whether the update may be kept in the gradient's memory: nothing reads the gradient after it.
+pub fn may_overwrite_gradient(config: &Config, storage: Storage) -> bool {
+    let classic = config.hybrid_base == HybridBase::Classic;
+    storage == Storage::F32 && !(classic && (config.bounded_residual || config.orthogonal_residual))
+}
+
+/// Where a group's tables, working memory and scalars lie on the device.
+#[derive(Clone, Copy, Debug)]
+pub struct Addresses {
+    /// [`Tables::descriptors`].
+    pub descriptors: DevicePointer,
+    /// [`Tables::chunks`].
+    pub chunks: DevicePointer,
+    /// [`Tables::tickets`].
+    pub tickets: DevicePointer,
+    /// [`Tables::working_bytes`] bytes, zero before the first launch.
+    pub working: DevicePointer,
+    /// float32.
+    pub learning_rate: DevicePointer,
+    /// int64: updates already applied.
+    pub step: DevicePointer,
+    /// float32 × 3: warm-up, phase, orthogonal.
+    pub gates: DevicePointer,
+    /// float32 that every gradient is multiplied by; or null.
+    pub inverse_scale: DevicePointer,
+    /// uint32, not 0 where this step is to be skipped; or null.
+    pub overflow: DevicePointer,
+}
+
+/// What the host prepares once for a group of tensors with the same settings and storage.
+#[derive(Clone, Debug)]
+pub struct Tables {
+    /// A descriptor a tensor.
+    pub descriptors: Vec<u8>,
+    /// (tensor, chunk) for every chunk, in order.
+    pub chunks: Vec<u8>,
+    /// (tensor, chunk, phase) in the order in which the one-launch form takes them.
+    pub tickets: Vec<u8>,
+    config: Config,
+    storage: Storage,
+    tensors: u64,
+    chunk_count: u64,
+    ticket_count: u64,
+}
+
+/// Working memory of a group: offsets of its parts.
+struct Working {
+    control: u64,
+    scalars: u64,
+    slots: u64,
+    arrived: u64,
+    ready: u64,
+    end: u64,
+}
+
+impl Tables {
+    /// Lays out a group. Tensors are taken through all phases in batches of at most `batch_bytes` (what of the L2 may be
+    /// used), so that what one phase wrote is still there for the next.
+    pub fn new(config: &Config, storage: Storage, tensors: &[Tensor], batch_bytes: u64) -> Self {
+        let mut tables = Tables {
+            descriptors: Vec::new(),
+            chunks: Vec::new(),
+            tickets: Vec::new(),
+            config: *config,
+            storage,
+            tensors: tensors.len() as u64,
+            chunk_count: 0,
+            ticket_count: 0,
+        };
+        let mut batch: Vec<(u32, u32)> = Vec::new();
+        let mut bytes = 0;
+        for (index, tensor) in tensors.iter().enumerate() {
+            let (index, chunks) = (index as u32, tensor.elements.div_ceil(CHUNK) as u32);
+            tables.descriptor(tensor, chunks);
+            for chunk in 0..chunks {
+                push(&mut tables.chunks, &[index, chunk, 0, 0]);
+            }
+            tables.chunk_count += u64::from(chunks);
+            if chunks == 0 {
+                continue;
+            }
+            let size = tensor.elements * tables.bytes_per_element();
+            if !batch.is_empty() && bytes + size > batch_bytes {
+                tables.batch(&std::mem::take(&mut batch));
+                bytes = 0;
+            }
+            batch.push((index, chunks));
+            bytes += size;
+        }
+        tables.batch(&batch);
+        tables
+    }
+
+    /// Bytes of an element that the phases share: parameter, gradient and states.
+    fn bytes_per_element(&self) -> u64 {
+        let states = 3 + u64::from(self.config.has_base_momentum()) + u64::from(self.config.has_base_variance());
+        2 * self.storage.bytes() + 4 * states
+    }
+
+    fn descriptor(&mut self, t: &Tensor, chunks: u32) {
+        let first_slot = self.chunk_count as u32;
+        let all = [
+            t.parameter,
+            t.gradient,
+            t.activity_trace,
+            t.momentum,
+            t.variance,
+            t.base_momentum,
+            t.base_variance,
+            t.master,
+            t.update,
+        ];
+        let is_aligned = all.iter().all(|p| p.0.is_multiple_of(16));
+        let out = &mut self.descriptors;
+        for pointer in all.iter().chain([&t.multiplier]) {
+            out.extend(pointer.0.to_le_bytes());
+        }
+        out.extend(t.elements.to_le_bytes());
+        push(out, &[first_slot, chunks]);
+        out.extend(t.target_rms.to_le_bytes());
+        out.extend(t.modulation_strength.to_le_bytes());
+        push(out, &[u32::from(is_aligned), 0]);
+    }
+
+    fn batch(&mut self, tensors: &[(u32, u32)]) {
+        // Phase 0 takes a tensor of one chunk through all of them.
+        for &(tensor, _) in tensors.iter().filter(|(_, chunks)| *chunks == 1) {
+            push(&mut self.tickets, &[tensor, 0, 0, 0]);
+            self.ticket_count += 1;
+        }
+        for phase in self.phases() {
+            for &(tensor, chunks) in tensors.iter().filter(|(_, chunks)| *chunks > 1) {
+                for chunk in 0..chunks {
+                    push(&mut self.tickets, &[tensor, chunk, phase, 0]);
+                }
+                self.ticket_count += u64::from(chunks);
+            }
+        }
+    }
+
+    fn projects(&self) -> bool {
+        self.config.hybrid_base == HybridBase::Classic && self.config.orthogonal_residual
+    }
+
+    fn phases(&self) -> impl Iterator<Item = u32> + use<> {
+        let projects = self.projects();
+        PHASES.into_iter().filter(move |p| projects || *p != PROJECT)
+    }
+
+    fn working(&self) -> Working {
+        let scalars = 16;
+        let slots = scalars + self.tensors * SCALARS_BYTES;
+        let arrived = slots + self.chunk_count * SUMS * 8;
+        let ready = arrived + self.tensors * 4;
+        Working { control: 0, scalars, slots, arrived, ready, end: ready + self.tensors * 4 }
+    }
+
+    /// Bytes of working memory.
+    pub fn working_bytes(&self) -> u64 {
+        self.working().end
+    }
+
+    /// `struct Group` of the source.
+    fn group(&self, a: &Addresses, items: DevicePointer, count: u64, advance: bool) -> Argument {
+        let c = &self.config;
+        let working = self.working();
+        let mut out = Vec::with_capacity(304);
+        let mut pointer = |p: DevicePointer| out.extend(p.0.to_le_bytes());
+        pointer(a.descriptors);
+        pointer(items);
+        for offset in [working.scalars, working.slots, working.arrived, working.ready, working.control] {
+            pointer(a.working.offset(offset));
+        }
+        [a.learning_rate, a.step, a.gates, a.inverse_scale, a.overflow].into_iter().for_each(pointer);
+        push(&mut out, &[count as u32, self.phases().count() as u32]);
+        for number in [
+            c.base_momentum,
+            c.base_beta2,
+            c.eps,
+            c.max_update_norm,
+            c.adaptation_rate,
+            c.eps_h,
+            c.weight_decay,
+            c.base_eps,
+            c.residual_max_ratio,
+            c.orthogonal_lambda,
+            c.orthogonal_max_ratio,
+            c.modulation_max_ratio,
+            c.plasticity_scale,
+            c.activity_weight,
+            c.gradient_weight,
+            c.memory_weight,
+            c.min_alpha,
+            c.max_alpha,
+        ] {
+            out.extend(number.to_le_bytes());
+        }
+        let base = match c.hybrid_base {
+            HybridBase::Classic => 0,
+            HybridBase::SgdMomentum => 1,
+            HybridBase::AdamW => 2,
+        };
+        let target = match c.modulation_target {
+            ModulationTarget::Gain => 0,
+            ModulationTarget::Momentum => 1,
+            ModulationTarget::TrustRatio => 2,
+        };
+        let flags = [
+            c.parameterwise,
+            c.bounded_residual,
+            c.orthogonal_residual,
+            c.orthogonal_normalization == OrthogonalNormalization::MatchGradNorm,
+            c.decoupled_weight_decay,
+            c.mode == Mode::AblationGradOnly,
+            advance,
+        ];
+        let flags = flags.iter().enumerate().map(|(bit, set)| u32::from(*set) << bit).sum();
+        push(&mut out, &[base, target, flags, 0]);
+        Argument::Bytes(out)
+    }
+
+    fn launch(&self, kernel: &'static str, blocks: u64, arguments: Vec<Argument>) -> Launch {
+        Launch {
+            source: self.storage.source(),
+            kernel,
+            grid: [blocks as u32, 1, 1],
+            block: [THREADS, 1, 1],
+            dynamic_shared: 0,
+            arguments,
+        }
+    }
+
+    /// The step in one launch of at most `blocks` blocks (a few for each multiprocessor). `advance`: count the step, to be set
+    /// for the last group of a step only. `None` when there is nothing to update.
+    pub fn fused(&self, a: &Addresses, advance: bool, blocks: u64) -> Option<Launch> {
+        let names = ["neuroplastic_fused_f32", "neuroplastic_fused_f16", "neuroplastic_fused_bf16"];
+        let group = self.group(a, a.tickets, self.ticket_count, advance);
+        let blocks = blocks.clamp(1, self.ticket_count.max(1));
+        (self.ticket_count > 0).then(|| self.launch(self.storage.kernel(names), blocks, vec![group]))
+    }
+
+    /// The step in one launch a phase: what tensors beyond the L2 are stepped with.
+    pub fn sweeps(&self, a: &Addresses, advance: bool) -> Vec<Launch> {
+        let names = ["neuroplastic_sweep_f32", "neuroplastic_sweep_f16", "neuroplastic_sweep_bf16"];
+        let group = self.group(a, a.chunks, self.chunk_count, advance);
+        let phases = if self.chunk_count == 0 { Vec::new() } else { self.phases().collect() };
+        let launch = |p| self.launch(self.storage.kernel(names), self.chunk_count, vec![group.clone(), Argument::U32(p)]);
+        phases.into_iter().map(launch).collect()
+    }
+
+    /// The controller's signal of every tensor as it enters the step, into float32 `signals[tensor]`: two launches.
+    pub fn signals(&self, a: &Addresses, signals: DevicePointer) -> Vec<Launch> {
+        let names = ["neuroplastic_signal_f32", "neuroplastic_signal_f16", "neuroplastic_signal_bf16"];
+        let group = self.group(a, a.chunks, self.chunk_count, false);
+        let launch = |p| {
+            let arguments = vec![group.clone(), Argument::Pointer(signals), Argument::U32(p)];
+            self.launch(self.storage.kernel(names), self.chunk_count, arguments)
+        };
+        if self.chunk_count == 0 { Vec::new() } else { (1..=2).map(launch).collect() }
+    }
+
+    /// Sets the uint32 at `overflow` to 1 where a gradient is not finite.
+    pub fn find_overflow(&self, a: &Addresses, overflow: DevicePointer) -> Option<Launch> {
+        let names = ["neuroplastic_overflow_f32", "neuroplastic_overflow_f16", "neuroplastic_overflow_bf16"];
+        let arguments = vec![self.group(a, a.chunks, self.chunk_count, false), Argument::Pointer(overflow)];
+        (self.chunk_count > 0).then(|| self.launch(self.storage.kernel(names), self.chunk_count, arguments))
+    }
+}
+
+/// Dynamic loss scaling after a step: float32 `scale[0]` shrinks by `backoff` where the step overflowed and grows by `growth`
+/// after `interval` steps that did not, `scale[1]` is its inverse, `scale[2]` the steps counted; the overflow is cleared.
+pub fn rescale(scale: DevicePointer, overflow: DevicePointer, growth: f32, backoff: f32, interval: f32) -> Launch {
+    let numbers = [growth, backoff, interval].map(Argument::F32);
+    let pointers = [Argument::Pointer(scale), Argument::Pointer(overflow)];
+    let arguments = pointers.into_iter().chain(numbers).collect();
+    Launch { source: Source::Scale, kernel: "neuroplastic_scale", grid: [1; 3], block: [1; 3], dynamic_shared: 0, arguments }
+}
+
+fn push(out: &mut Vec<u8>, words: &[u32]) {
+    words.iter().for_each(|word| out.extend(word.to_le_bytes()));
+}
