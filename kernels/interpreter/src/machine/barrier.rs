@@ -145,6 +145,4 @@ impl Machine<'_> {
         }
         self.fault(block, 0, 0, LaneFault { lane: 0, kind: FaultKind::Livelock { steps: 0 } })
     }
-
-    fn order_block(&mut self, _block: &mut Block, _wanted: u8) {}
 }
