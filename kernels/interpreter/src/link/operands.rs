@@ -64,8 +64,8 @@ impl<'a> Body<'_, 'a> {
                 }
                 Some(entity) => address_of(entity, offset),
             },
-            Operand::Integer(value) if matches!(ty, Type::F32 | Type::F64) => {
-                Fill::Constant(float_literal(value as i64 as f64, ty))
+            Operand::Integer(_) if matches!(ty, Type::F32 | Type::F64) => {
+                return Err(opcode.bad_operand("an integer is no operand of a floating-point operation"));
             }
             Operand::Integer(value) => Fill::Constant(value),
             Operand::Single(bits) if ty == Type::F64 => Fill::Constant(f64::from(f32::from_bits(bits)).to_bits()),
@@ -73,6 +73,9 @@ impl<'a> Body<'_, 'a> {
             Operand::Double(bits) => Fill::Constant(float_literal(f64::from_bits(bits), ty)),
             _ => return Err(opcode.bad_operand("a register or a number is wanted")),
         };
+        if matches!(fill, Fill::Special(_)) && !matches!(opcode.name, "mov" | "cvt") {
+            return Err(opcode.bad_operand("a special register is read by `mov` and `cvt` only"));
+        }
         self.builder.filled(fill, line)
     }
 

@@ -6,7 +6,7 @@ use super::{LaneFault, Machine, lanes};
 use crate::fault::{AccessKind, FaultKind, MemorySpace};
 use crate::memory::page::{read_bytes, write_bytes};
 use crate::parse::syntax::Space;
-use crate::program::{Access, Address, Atomic, Order, Register, Scope};
+use crate::program::{Access, Address, Atomic, Order, Register};
 use crate::semantics::{Function, LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW};
 use crate::types::Type;
 
@@ -163,7 +163,7 @@ impl Machine<'_> {
         let check = self.options.uninitialised;
         match space {
             MemorySpace::Global => {
-                self.watch(block, warp, lane, target, None)?;
+                self.watch(block, warp, lane, target, |_, _| false)?;
                 let (page, offset) = self.memory.touch(address, bytes, kind)?;
                 if check && !page.is_initialised(offset, bytes) {
                     return Err(FaultKind::Uninitialised { space, address, bytes: bytes as u64 });
@@ -177,7 +177,7 @@ impl Machine<'_> {
             }
             MemorySpace::Shared => {
                 let value = block.shared.load(address, bytes, kind, check)?;
-                self.watch(block, warp, lane, target, None)?;
+                self.watch(block, warp, lane, target, |_, _| false)?;
                 self.statistics.shared_loaded_bytes += bytes as u64;
                 Ok(value)
             }
@@ -206,8 +206,9 @@ impl Machine<'_> {
         let Target { space, address, bytes, kind, .. } = target;
         let changed = match space {
             MemorySpace::Global => {
+                // An atomic access was entered when it was read.
                 if kind == AccessKind::Write {
-                    self.watch(block, warp, lane, target, Some(value))?;
+                    self.watch(block, warp, lane, target, |machine, _| machine.holds(target, value))?;
                 }
                 let (page, offset) = self.memory.touch(address, bytes, kind)?;
                 let changed = !page.is_initialised(offset, bytes) || page.load(offset, bytes) != value;
@@ -217,8 +218,12 @@ impl Machine<'_> {
                 changed
             }
             MemorySpace::Shared => {
+                block.shared.bounds(address, bytes, kind)?;
                 if kind == AccessKind::Write {
-                    self.watch(block, warp, lane, target, Some(value))?;
+                    let same = |_: &mut Self, block: &Block| {
+                        block.shared.load(address, bytes, kind, true).is_ok_and(|found| found == value)
+                    };
+                    self.watch(block, warp, lane, target, same)?;
                 }
                 self.statistics.shared_stored_bytes += bytes as u64;
                 block.shared.store(address, bytes, value, kind)?
@@ -236,6 +241,14 @@ impl Machine<'_> {
         Ok(())
     }
 
+    /// Whether global memory holds a value already.
+    fn holds(&mut self, target: Target, value: u128) -> bool {
+        let page = self.memory.touch(target.address, target.bytes, target.kind);
+        page.is_ok_and(|(page, offset)| {
+            page.is_initialised(offset, target.bytes) && page.load(offset, target.bytes) == value
+        })
+    }
+
     /// Where in a warp's local memory a lane's address lies.
     fn local(&self, warp: &Warp, lane: usize, target: Target) -> Result<usize, FaultKind> {
         let (start, end) = (target.address, target.address.saturating_add(target.bytes as u64));
@@ -245,22 +258,6 @@ impl Machine<'_> {
         }
         Ok(lane * warp.local_size + start as usize)
     }
-
-    /// Tells the race detector of an access, before it is carried out.
-    fn watch(
-        &mut self,
-        _block: &mut Block,
-        _warp: &mut Warp,
-        _lane: usize,
-        _target: Target,
-        _value: Option<u128>,
-    ) -> Result<(), FaultKind> {
-        Ok(())
-    }
-
-    pub(super) fn fence(&mut self, _block: &mut Block, _warp: &mut Warp, _scope: Scope, _mask: u32) {}
-
-    pub(super) fn release_to_barrier(&mut self, _block: &mut Block, _warp: &Warp, _mask: u32) {}
 }
 
 fn out_of_bounds(target: Target) -> FaultKind {

@@ -125,8 +125,16 @@ impl Machine<'_> {
         }
     }
 
-    /// Nobody in the block can go on.
+    /// Nobody in the block can go on. Lanes that wait for lanes are the cause, where there are any: the others may wait
+    /// for them at the barrier.
     fn deadlock(&self, block: &Block, waiting: Option<(u32, Group)>) -> Fault {
+        for warp in &block.warps {
+            for group in &warp.groups {
+                if let Wait::Lanes { mask } = group.wait {
+                    return self.fault(block, warp.number, group.pc, self.never_come(warp, group.mask, mask));
+                }
+            }
+        }
         if let Some((warp, group)) = waiting {
             let waiting = block.warps.iter().flat_map(|warp| &warp.groups);
             let waiting = waiting.filter(|other| matches!(other.wait, Wait::Barrier { .. }) && other.pc == group.pc);
@@ -136,15 +144,6 @@ impl Machine<'_> {
             let kind = FaultKind::DivergentBarrier { waiting, live: block.live(), other_line };
             return self.fault(block, warp, group.pc, first(group.mask, kind));
         }
-        for warp in &block.warps {
-            for group in &warp.groups {
-                if let Wait::Lanes { mask } = group.wait {
-                    return self.fault(block, warp.number, group.pc, self.never_come(warp, group.mask, mask));
-                }
-            }
-        }
         self.fault(block, 0, 0, LaneFault { lane: 0, kind: FaultKind::Livelock { steps: 0 } })
     }
-
-    fn order_block(&mut self, _block: &mut Block, _wanted: u8) {}
 }

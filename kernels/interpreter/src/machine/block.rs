@@ -1,23 +1,25 @@
 //! A block: its warps and its shared memory.
 
+use rustc_hash::FxHashMap;
+
 use super::warp::Warp;
 use crate::fault::{AccessKind, FaultKind, MemorySpace};
 use crate::memory::page::{read_bytes, write_bytes};
 use crate::program::Kernel;
-use crate::race::Shadow;
+use crate::race::{Join, Shadow, Word};
 use crate::semantics::SHARED_WINDOW;
 
 /// A resident block.
 pub(super) struct Block {
     pub index: [u32; 3],
-    /// The number within the grid, x first.
-    pub linear: u64,
     /// The number in the order of starting.
     pub serial: u32,
     pub warps: Vec<Warp>,
     pub shared: Shared,
     /// Threads that have arrived at a barrier without waiting (`bar.arrive`), by its number.
     pub arrived: [u32; 16],
+    /// What those threads knew.
+    pub joins: [Join; 16],
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -32,6 +34,8 @@ pub(super) struct Shared {
     bytes: Vec<u8>,
     states: Vec<State>,
     pub shadow: Shadow,
+    /// The words through which the block's threads speak.
+    pub words: FxHashMap<u64, Word>,
 }
 
 impl Shared {
@@ -44,10 +48,10 @@ impl Shared {
                 states.fill(State::Unwritten);
             }
         }
-        Shared { bytes: vec![0; size], states, shadow: Shadow::new(size) }
+        Shared { bytes: vec![0; size], states, shadow: Shadow::new(size), words: FxHashMap::default() }
     }
 
-    fn bounds(&self, address: u64, bytes: usize, access: AccessKind) -> Result<usize, FaultKind> {
+    pub fn bounds(&self, address: u64, bytes: usize, access: AccessKind) -> Result<usize, FaultKind> {
         let start = usize::try_from(address).unwrap_or(usize::MAX);
         let states = self.states.get(start..start.saturating_add(bytes)).unwrap_or(&[State::Outside]);
         if states.contains(&State::Outside) {

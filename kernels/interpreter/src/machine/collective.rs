@@ -1,6 +1,5 @@
 //! Instructions that the lanes of a mask carry out together.
 
-use super::block::Block;
 use super::step::{Flow, first};
 use super::warp::{Wait, Warp};
 use super::{LANES, LaneFault, Machine, lanes};
@@ -15,7 +14,6 @@ impl Machine<'_> {
     /// Carries the instruction out if all lanes of its masks are here, and waits for them otherwise.
     pub(super) fn collective(
         &mut self,
-        block: &mut Block,
         warp: &mut Warp,
         operation: &Operation,
         mask: u32,
@@ -84,7 +82,7 @@ impl Machine<'_> {
                     warp.registers[destination as usize][lane] = taking_part.reduce(function).unwrap_or(0);
                 }
             }
-            _ => return Ok(self.pass_warp_barrier(block, warp, mask, &members)),
+            _ => return Ok(self.pass_warp_barrier(warp, mask, &members)),
         }
         Ok(Flow::Next)
     }
@@ -98,9 +96,14 @@ impl Machine<'_> {
     }
 
     /// The lanes go on, and so do those that wait for them at another barrier of the warp.
-    fn pass_warp_barrier(&mut self, block: &mut Block, warp: &mut Warp, mask: u32, members: &[u32; LANES]) -> Flow {
-        let passed = lanes(mask).fold(0, |passed, lane| passed | members[lane]);
-        self.order_warp(block, warp, passed & warp.live);
+    fn pass_warp_barrier(&mut self, warp: &mut Warp, mask: u32, members: &[u32; LANES]) -> Flow {
+        let mut passed = 0;
+        for lane in lanes(mask) {
+            if passed >> lane & 1 == 0 {
+                self.order_warp(warp, members[lane] & warp.live);
+                passed |= members[lane];
+            }
+        }
         for group in &mut warp.groups {
             let at_barrier = matches!(self.kernel.code[group.pc as usize].operation, Operation::WarpBarrier { .. });
             if at_barrier && matches!(group.wait, Wait::Lanes { .. }) && group.mask & passed == group.mask {
@@ -115,8 +118,6 @@ impl Machine<'_> {
     pub(super) fn never_come(&self, warp: &Warp, waiting: u32, wanted: u32) -> LaneFault {
         first(waiting, FaultKind::DivergentWarp { mask: wanted, missing: wanted & warp.live & !waiting })
     }
-
-    fn order_warp(&mut self, _block: &mut Block, _warp: &mut Warp, _mask: u32) {}
 }
 
 /// The lane that a shuffle reads, and whether it lies within the segment.

@@ -5,14 +5,18 @@ mod barrier;
 mod block;
 mod collective;
 mod compute;
+mod order;
 mod random;
 mod schedule;
 mod step;
 mod warp;
 
+use rustc_hash::FxHashMap;
+
 use crate::fault::{Fault, FaultKind, Place};
 use crate::launch::{Launch, Options, Statistics};
 use crate::memory::Memory;
+use crate::race::{View, Word};
 use crate::program::{Fill, Kernel, Register, Special};
 use block::Block;
 use random::Random;
@@ -58,6 +62,10 @@ pub(crate) struct Machine<'a> {
     spare_registers: Vec<Vec<[u64; LANES]>>,
     /// Strong loads since the turn began: a thread that waits for another is not worth a long turn.
     polls: u32,
+    /// The number within the grid of each block, in the order of starting.
+    started: Vec<u64>,
+    /// The words of global memory through which threads speak.
+    words: FxHashMap<u64, Word>,
 }
 
 impl<'a> Machine<'a> {
@@ -100,6 +108,8 @@ impl<'a> Machine<'a> {
             progress: 0,
             spare_registers: Vec::new(),
             polls: 0,
+            started: Vec::new(),
+            words: FxHashMap::default(),
         }
     }
 
@@ -143,6 +153,9 @@ impl<'a> Machine<'a> {
         let threads = (self.threads - number * LANES as u32).min(LANES as u32);
         let mask = u32::MAX >> (LANES as u32 - threads);
         let mut warp = Warp::new(number, registers, mask, self.kernel.local.size as usize);
+        if self.options.races {
+            warp.views = (0..LANES as u8).map(|lane| View::new(block.serial, number as u16, lane)).collect();
+        }
         for &(register, special) in &self.specials {
             warp.registers[register as usize] = std::array::from_fn(|lane| self.special(special, block, number, lane));
         }

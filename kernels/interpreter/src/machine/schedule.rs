@@ -16,7 +16,6 @@ const WINDOW: usize = 32;
 struct Starts {
     next: u64,
     end: u64,
-    first: u64,
     window: Vec<u64>,
 }
 
@@ -49,7 +48,7 @@ impl Machine<'_> {
     pub fn run(mut self) -> Result<Statistics, Fault> {
         let all = self.grid.iter().map(|&size| u64::from(size)).product();
         let wanted = self.options.blocks.clone().unwrap_or(0..all);
-        let mut starts = Starts { next: wanted.start, end: wanted.end.min(all), first: wanted.start, window: Vec::new() };
+        let mut starts = Starts { next: wanted.start, end: wanted.end.min(all), window: Vec::new() };
         let mut resident: Vec<Block> = Vec::new();
         let mut serial = 0;
         let mut turn = 0_usize;
@@ -62,7 +61,6 @@ impl Machine<'_> {
                     serial += 1;
                     turn = resident.len() - 1;
                 } else if resident.is_empty() {
-                    let _ = starts.first;
                     return Ok(self.statistics);
                 }
             }
@@ -89,7 +87,9 @@ impl Machine<'_> {
     fn start(&mut self, linear: u64, serial: u32) -> Block {
         let index = coordinates(linear, self.grid);
         let shared = Shared::new(self.kernel, self.dynamic_shared);
-        let mut block = Block { index, linear, serial, warps: Vec::new(), shared, arrived: [0; 16] };
+        self.started.push(linear);
+        let (arrived, joins) = ([0; 16], Default::default());
+        let mut block = Block { index, serial, warps: Vec::new(), shared, arrived, joins };
         for number in 0..self.threads.div_ceil(LANES as u32) {
             let warp = self.new_warp(&block, number);
             block.warps.push(warp);

@@ -57,7 +57,7 @@ impl Machine<'_> {
             Operation::CopyAsync { shared, global, bytes, source_bytes } => {
                 self.copy_async(block, warp, [shared, global], *bytes, *source_bytes, mask)?;
             }
-            Operation::Fence { scope } => self.fence(block, warp, *scope, mask),
+            Operation::Fence { scope } => self.fence(warp, *scope, mask),
             &Operation::Branch { target } => return Ok(Flow::Jump { mask, target }),
             Operation::BranchTable { index, targets } => {
                 return branch_table(&warp.registers[*index as usize], targets, group, mask, pc);
@@ -74,7 +74,7 @@ impl Machine<'_> {
             | Operation::Shuffle { .. }
             | Operation::Vote { .. }
             | Operation::Match { .. }
-            | Operation::Reduce { .. } => return self.collective(block, warp, &instruction.operation, mask),
+            | Operation::Reduce { .. } => return self.collective(warp, &instruction.operation, mask),
             &Operation::ActiveMask { destination } => {
                 for lane in lanes(mask) {
                     warp.registers[destination as usize][lane] = u64::from(mask);
@@ -93,7 +93,7 @@ impl Machine<'_> {
     }
 
     /// A barrier of the block: the lanes wait, or only leave word that they were there.
-    fn arrive(&mut self, block: &mut Block, warp: &Warp, barrier: &Barrier, mask: u32) -> Result<Flow, LaneFault> {
+    fn arrive(&mut self, block: &mut Block, warp: &mut Warp, barrier: &Barrier, mask: u32) -> Result<Flow, LaneFault> {
         let read = |register: u32, lane: usize| warp.registers[register as usize][lane];
         let lane = mask.trailing_zeros() as usize;
         let number = read(barrier.number, lane) & 0xffff_ffff;
@@ -104,8 +104,7 @@ impl Machine<'_> {
             return Err(LaneFault { lane, kind: FaultKind::BadBarrier { number, threads } });
         }
         if let BarrierAction::Arrive = barrier.action {
-            block.arrived[number as usize] += mask.count_ones();
-            self.release_to_barrier(block, warp, mask);
+            self.arrive_without_waiting(block, warp, number as usize, mask);
             return Ok(Flow::Next);
         }
         let threads = threads.map(|threads| threads as u32);

@@ -1,6 +1,7 @@
 //! A warp: registers, and groups of threads that are at the same instruction.
 
 use super::LANES;
+use crate::race::View;
 
 /// What a group of threads waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +36,8 @@ pub(super) struct Warp {
     pub local: Vec<u8>,
     pub local_size: usize,
     pub turns: u32,
+    /// Each lane's side of the order, where races are watched for.
+    pub views: Vec<View>,
 }
 
 impl Warp {
@@ -48,6 +51,7 @@ impl Warp {
             local: vec![0; local_size * LANES],
             local_size,
             turns: 0,
+            views: Vec::new(),
         }
     }
 
