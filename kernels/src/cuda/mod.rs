@@ -3,7 +3,10 @@
 //! Nothing here talks to a device. Whoever has one (or the interpreter that stands in for one in tests) loads
 //! [`Source::ptx`] and carries out each [`Launch`]. The sources are in `kernels/cuda`; `kernels/build_ptx.py` makes the PTX.
 
+pub mod index;
 pub mod neuroplastic;
+#[cfg(test)]
+pub(crate) mod testing;
 
 /// An address in a device's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -73,4 +76,5 @@ sources! {
     NeuroplasticF16 => "neuroplastic_f16",
     NeuroplasticBf16 => "neuroplastic_bf16",
     Scale => "scale",
+    Index => "index",
 }

@@ -1,61 +1,15 @@
 //! The CUDA kernels, run by the PTX interpreter: golden vectors, the float64 reference, and what only a device has.
 
-use std::collections::HashMap;
-
 use half::{bf16, f16};
-use npc_ptx_interpreter::{self as ptx, Memory, Module, Options, Schedule, Statistics};
+use npc_ptx_interpreter::Schedule;
 
 use super::golden::{ABSOLUTE, RELATIVE, cases, floats, list, numbers};
 use super::scopes::Settings;
 use super::{Owned, assert_close, wide};
 use crate::cuda::neuroplastic::{Addresses, Storage, Tables, Tensor, may_overwrite_gradient, rescale};
-use crate::cuda::{Argument, DevicePointer, Launch, Source};
+use crate::cuda::testing::Device;
+use crate::cuda::{DevicePointer, Launch};
 use crate::neuroplastic::{Config, Element, Gates, HybridBase, Inputs, ModulationTarget, OrthogonalNormalization, reference};
-
-/// The stand-in for a GPU.
-struct Device {
-    memory: Memory,
-    modules: HashMap<Source, Module>,
-    schedule: Schedule,
-    statistics: Vec<Statistics>,
-}
-
-impl Device {
-    fn new(schedule: Schedule) -> Self {
-        Device { memory: Memory::new(), modules: HashMap::new(), schedule, statistics: Vec::new() }
-    }
-
-    fn put<T: ptx::Pod>(&mut self, data: &[T]) -> DevicePointer {
-        DevicePointer(self.memory.alloc_from(data))
-    }
-
-    fn get<T: ptx::Pod>(&self, at: DevicePointer, count: usize) -> Vec<T> {
-        self.memory.read(at.0, count).unwrap()
-    }
-
-    fn run(&mut self, launch: &Launch) {
-        let module = self.modules.entry(launch.source).or_insert_with(|| Module::parse(launch.source.ptx()).unwrap());
-        let arguments: Vec<ptx::Argument> = (launch.arguments.iter())
-            .map(|argument| match argument {
-                Argument::U32(x) => ptx::Argument::U32(*x),
-                Argument::U64(x) => ptx::Argument::U64(*x),
-                Argument::F32(x) => ptx::Argument::F32(*x),
-                Argument::Pointer(p) => ptx::Argument::U64(p.0),
-                Argument::Bytes(bytes) => ptx::Argument::Bytes(bytes.clone()),
-            })
-            .collect();
-        let described = ptx::Launch {
-            kernel: launch.kernel,
-            grid: launch.grid,
-            block: launch.block,
-            dynamic_shared: launch.dynamic_shared,
-            arguments: &arguments,
-        };
-        let options = Options { schedule: self.schedule, ..Options::default() };
-        let statistics = ptx::launch_with(module, &mut self.memory, &described, &options);
-        self.statistics.push(statistics.unwrap_or_else(|fault| panic!("{}: {fault}", launch.kernel)));
-    }
-}
 
 /// How a step is started.
 #[derive(Clone, Copy, Debug, PartialEq)]

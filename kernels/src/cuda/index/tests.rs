@@ -1,0 +1,155 @@
+//! Every kernel beside a plain loop.
+
+use super::*;
+use crate::cuda::testing::Device;
+use half::{bf16, f16};
+use npc_ptx_interpreter::Schedule;
+
+const SCHEDULES: [Schedule; 3] = [Schedule::InOrder, Schedule::Reversed, Schedule::Random(5)];
+
+#[test]
+fn strided_copies_transpose_repeat_and_run_backwards() {
+    let data: Vec<u32> = (0..3 * 5 * 7).collect();
+    // Shape, strides, first element.
+    let cases: [(&[u64], &[i64], usize); 5] = [
+        (&[7, 3, 5], &[1, 35, 7], 0),
+        (&[2, 3, 5, 7], &[0, 35, 7, 1], 0),
+        (&[3, 5], &[35, -7], 28),
+        (&[2, 2], &[70, 3], 1),
+        (&[], &[], 4),
+    ];
+    for schedule in SCHEDULES {
+        for (shape, strides, start) in cases {
+            let mut device = Device::new(schedule);
+            let count: u64 = shape.iter().product();
+            let at = |mut i: u64| {
+                let mut offset = start as i64;
+                for (n, s) in shape.iter().zip(strides).rev() {
+                    offset += (i % n) as i64 * s;
+                    i /= n;
+                }
+                offset as usize
+            };
+            let (x, y) = (device.put(&data), device.put(&vec![0u32; count as usize]));
+            device.run(&copy(Bits::B32, x.offset(4 * start as u64), y, shape, strides).unwrap());
+            let want: Vec<u32> = (0..count).map(|i| data[at(i)]).collect();
+            assert_eq!(device.get::<u32>(y, count as usize), want);
+            if !strides.contains(&0) {
+                let back = device.put(&vec![u32::MAX; data.len()]);
+                device.run(&scatter_copy(Bits::B32, y, back.offset(4 * start as u64), shape, strides).unwrap());
+                let found = device.get::<u32>(back, data.len());
+                assert!((0..count).all(|i| found[at(i)] == data[at(i)]));
+                assert_eq!(found.iter().filter(|x| **x != u32::MAX).count(), count as usize);
+            }
+        }
+    }
+    assert!(copy(Bits::B8, DevicePointer::NULL, DevicePointer::NULL, &[1; 9], &[1; 9]).is_none());
+}
+
+#[test]
+fn elements_of_every_width_are_moved() {
+    let mut device = Device::new(Schedule::InOrder);
+    let (x8, x16, x64) = (device.put(&[1u8, 2, 3, 4]), device.put(&[1u16, 2, 3, 4]), device.put(&[1u64, 2, 3, 4]));
+    for (bits, x, bytes) in [(Bits::B8, x8, 1), (Bits::B16, x16, 2), (Bits::B64, x64, 8)] {
+        let y = device.put(&vec![0u8; 4 * bytes]);
+        device.run(&copy(bits, x, y, &[2, 2], &[1, 2]).unwrap());
+        let found = device.get::<u8>(y, 4 * bytes);
+        let lowest: Vec<u8> = found.chunks(bytes).map(|c| c[0]).collect();
+        assert_eq!(lowest, [1, 3, 2, 4]);
+        assert_eq!(Bits::of(bytes), Some(bits));
+    }
+}
+
+#[test]
+fn gathers_take_along_the_axis_and_count_what_is_out_of_range() {
+    let p = Picks { outer: 2, extent: 4, inner: 3, picks: 3 };
+    let data: Vec<f32> = (0..24).map(|x| x as f32).collect();
+    for schedule in SCHEDULES {
+        let mut device = Device::new(schedule);
+        let (x, indices, y, bad) =
+            (device.put(&data), device.put(&[3i64, -4, 9]), device.put(&[0f32; 18]), device.put(&[0u32]));
+        device.run(&gather(Bits::B32, x, indices, y, bad, p));
+        let found = device.get::<f32>(y, 18);
+        for o in 0..2 {
+            for i in 0..3 {
+                assert_eq!([0, 1, 2].map(|k| found[(o * 3 + k) * 3 + i]), [data[(o * 4 + 3) * 3 + i], data[o * 12 + i], 0.0]);
+            }
+        }
+        assert_eq!(device.get::<u32>(bad, 1), [6]);
+        let each: Vec<i64> = (0..18).map(|i| i * 5 % 4).collect();
+        let indices = device.put(&each);
+        device.run(&gather_elements(Bits::B32, x, indices, y, bad, p));
+        let found = device.get::<f32>(y, 18);
+        for (at, index) in each.iter().enumerate() {
+            let (o, i) = (at / 9, at % 3);
+            assert_eq!(found[at], data[(o * 4 + *index as usize) * 3 + i]);
+        }
+    }
+}
+
+#[test]
+fn scatters_replace_and_add_in_order() {
+    let p = Picks { outer: 2, extent: 4, inner: 3, picks: 5 };
+    let indices: Vec<i64> = (0..30).map(|i| (i * 7 % 4) - if i % 2 == 0 { 4 } else { 0 }).collect();
+    let updates: Vec<f32> = (0..30).map(|i| 1e-3 * (i as f32) + 1.0).collect();
+    let line = |at: usize| (at / 15, at % 3, ((indices[at] + 4) % 4) as usize);
+    for schedule in SCHEDULES {
+        let mut device = Device::new(schedule);
+        let (i, u, bad) = (device.put(&indices), device.put(&updates), device.put(&[0u32]));
+        let y = device.put(&[-1.0f32; 24]);
+        device.run(&scatter_elements(Scatter::Replace(Bits::B32), y, i, u, bad, p));
+        let (mut replaced, mut added) = ([-1.0f32; 24], [-1.0f32; 24]);
+        for (at, update) in updates.iter().enumerate() {
+            let (o, inner, row) = line(at);
+            replaced[(o * 4 + row) * 3 + inner] = *update;
+            added[(o * 4 + row) * 3 + inner] += update;
+        }
+        assert_eq!(device.get::<f32>(y, 24), replaced);
+        let y = device.put(&[-1.0f32; 24]);
+        device.run(&scatter_elements(Scatter::Add(Storage::F32), y, i, u, bad, p));
+        assert_eq!(device.get::<f32>(y, 24), added);
+        assert_eq!(device.get::<u32>(bad, 1), [0]);
+    }
+}
+
+#[test]
+fn rows_are_added_at_tuples_of_indices() {
+    // Tuples over the leading axes [3, 4] of a tensor [3, 4, 6]; the last tuple is out of range.
+    let tuples = [[0i64, 1], [2, -1], [0, 1], [2, 3], [3, 0]];
+    let flat: Vec<i64> = tuples.iter().flatten().copied().collect();
+    let updates: Vec<f32> = (0..30).map(|i| i as f32 * 0.25).collect();
+    let mut want = vec![0.5f32; 72];
+    for (k, tuple) in tuples[..4].iter().enumerate() {
+        let row = (tuple[0] * 4 + (tuple[1] + 4) % 4) as usize;
+        (0..6).for_each(|i| want[row * 6 + i] += updates[k * 6 + i]);
+    }
+    let p = Picks { outer: 1, extent: 12, inner: 6, picks: 5 };
+    for schedule in SCHEDULES {
+        let mut device = Device::new(schedule);
+        let (indices, rows, bad) = (device.put(&flat), device.put(&[0i64; 5]), device.put(&[0u32]));
+        device.run(&join_indices(indices, rows, &[3, 4], 5).unwrap());
+        assert_eq!(device.get::<i64>(rows, 5), [1, 11, 1, 11, 12]);
+        let (y, u) = (device.put(&[0.5f32; 72]), device.put(&updates));
+        device.run(&scatter_rows(Scatter::Add(Storage::F32), y, rows, u, bad, p));
+        assert_eq!(device.get::<f32>(y, 72), want);
+        assert_eq!(device.get::<u32>(bad, 1), [1]);
+    }
+}
+
+#[test]
+fn sums_of_half_precision_are_rounded_at_every_addition() {
+    let p = Picks { outer: 1, extent: 1, inner: 1, picks: 3 };
+    let numbers = [0.1f32, 0.22, 0.333];
+    let mut device = Device::new(Schedule::InOrder);
+    let (indices, bad) = (device.put(&[0i64; 3]), device.put(&[0u32]));
+    let halves: Vec<u16> = numbers.iter().map(|x| f16::from_f32(*x).to_bits()).collect();
+    let (y, u) = (device.put(&[f16::ONE.to_bits()]), device.put(&halves));
+    device.run(&scatter_rows(Scatter::Add(Storage::F16), y, indices, u, bad, p));
+    let want = numbers.iter().fold(f16::ONE, |sum, x| f16::from_f32(sum.to_f32() + f16::from_f32(*x).to_f32()));
+    assert_eq!(device.get::<u16>(y, 1), [want.to_bits()]);
+    let halves: Vec<u16> = numbers.iter().map(|x| bf16::from_f32(*x).to_bits()).collect();
+    let (y, u) = (device.put(&[bf16::ONE.to_bits()]), device.put(&halves));
+    device.run(&scatter_elements(Scatter::Add(Storage::Bf16), y, indices, u, bad, p));
+    let want = numbers.iter().fold(bf16::ONE, |sum, x| bf16::from_f32(sum.to_f32() + bf16::from_f32(*x).to_f32()));
+    assert_eq!(device.get::<u16>(y, 1), [want.to_bits()]);
+}

@@ -1,0 +1,52 @@
+//! Launches carried out by the PTX interpreter.
+
+use std::collections::HashMap;
+
+use npc_ptx_interpreter::{self as ptx, Memory, Module, Options, Schedule, Statistics};
+
+use super::{Argument, DevicePointer, Launch, Source};
+
+/// The stand-in for a GPU.
+pub struct Device {
+    pub memory: Memory,
+    modules: HashMap<Source, Module>,
+    schedule: Schedule,
+    pub statistics: Vec<Statistics>,
+}
+
+impl Device {
+    pub fn new(schedule: Schedule) -> Self {
+        Device { memory: Memory::new(), modules: HashMap::new(), schedule, statistics: Vec::new() }
+    }
+
+    pub fn put<T: ptx::Pod>(&mut self, data: &[T]) -> DevicePointer {
+        DevicePointer(self.memory.alloc_from(data))
+    }
+
+    pub fn get<T: ptx::Pod>(&self, at: DevicePointer, count: usize) -> Vec<T> {
+        self.memory.read(at.0, count).unwrap()
+    }
+
+    pub fn run(&mut self, launch: &Launch) {
+        let module = self.modules.entry(launch.source).or_insert_with(|| Module::parse(launch.source.ptx()).unwrap());
+        let arguments: Vec<ptx::Argument> = (launch.arguments.iter())
+            .map(|argument| match argument {
+                Argument::U32(x) => ptx::Argument::U32(*x),
+                Argument::U64(x) => ptx::Argument::U64(*x),
+                Argument::F32(x) => ptx::Argument::F32(*x),
+                Argument::Pointer(p) => ptx::Argument::U64(p.0),
+                Argument::Bytes(bytes) => ptx::Argument::Bytes(bytes.clone()),
+            })
+            .collect();
+        let described = ptx::Launch {
+            kernel: launch.kernel,
+            grid: launch.grid,
+            block: launch.block,
+            dynamic_shared: launch.dynamic_shared,
+            arguments: &arguments,
+        };
+        let options = Options { schedule: self.schedule, ..Options::default() };
+        let statistics = ptx::launch_with(module, &mut self.memory, &described, &options);
+        self.statistics.push(statistics.unwrap_or_else(|fault| panic!("{}: {fault}", launch.kernel)));
+    }
+}
