@@ -3,6 +3,7 @@
 pub mod cpu;
 pub mod data;
 mod error;
+pub mod plan;
 mod tensor;
 pub mod train;
 pub mod verify;

@@ -52,6 +52,31 @@ pub struct Contraction {
     empty: bool,
 }
 
+/// A matrix in a tensor, in elements: where it starts, the distance to the next row (`down`) and column (`along`), and to
+/// the next matrix of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs)]
+pub struct Operand {
+    pub start: usize,
+    pub down: usize,
+    pub along: usize,
+    pub batch: usize,
+}
+
+/// One (batched) matrix product `c[rows, columns] = a[rows, inner] · b[inner, columns]`, added to `c` with `accumulate`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs)]
+pub struct Product {
+    pub rows: usize,
+    pub columns: usize,
+    pub inner: usize,
+    pub batch: usize,
+    pub a: Operand,
+    pub b: Operand,
+    pub c: Operand,
+    pub accumulate: bool,
+}
+
 /// Products of at least this many multiplications are shared among threads.
 const PARALLEL_WORK: usize = 1 << 17;
 
@@ -103,6 +128,34 @@ impl Contraction {
             empty,
         };
         Ok(plan)
+    }
+
+    /// The matrix products it consists of, in order: where several write the same part of `c`, all but the first add to it.
+    pub fn products(&self) -> Vec<Product> {
+        if self.empty {
+            return Vec::new();
+        }
+        let stride = |s: Option<usize>| s.unwrap_or(0);
+        // The longest run of equal products becomes one batched product.
+        let mut outer = self.outer.clone();
+        let batch = largest(&mut outer);
+        let repeats: usize = outer.iter().map(|i| i.extent).product();
+        let sums: usize = self.sums.iter().map(|i| i.extent).product();
+        let each = (0..repeats).flat_map(|at| (0..sums).map(move |sum| (at, sum)));
+        let product = |(at, sum)| {
+            let ([a, b, c], [a_sum, b_sum, _]) = (offset(&outer, at), offset(&self.sums, sum));
+            Product {
+                rows: self.rows.extent,
+                columns: self.columns.extent,
+                inner: self.inner.extent,
+                batch: batch.extent,
+                a: Operand { start: a + a_sum, down: stride(self.rows.a), along: stride(self.inner.a), batch: stride(batch.a) },
+                b: Operand { start: b + b_sum, down: stride(self.inner.b), along: stride(self.columns.b), batch: stride(batch.b) },
+                c: Operand { start: c, down: stride(self.rows.c), along: stride(self.columns.c), batch: stride(batch.c) },
+                accumulate: sum > 0,
+            }
+        };
+        each.map(product).collect()
     }
 
     /// Computes `c`, overwriting it. Runs on the current rayon pool; the order of every sum depends on the extents only.

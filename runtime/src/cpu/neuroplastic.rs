@@ -126,15 +126,22 @@ impl std::fmt::Debug for Scratch {
     }
 }
 
+/// One parameter's update.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct NeuroPlastic {
+pub struct NeuroPlastic {
     config: Shared<Config>,
     outputs: usize,
     workspace: Shared<Scratch>,
 }
 
 impl NeuroPlastic {
-    fn states(&self) -> usize {
+    /// Its settings.
+    pub fn config(&self) -> &Config {
+        &self.config.0
+    }
+
+    /// Number of states it keeps.
+    pub fn states(&self) -> usize {
         3 + usize::from(self.config.0.has_base_momentum()) + usize::from(self.config.0.has_base_variance())
     }
 }

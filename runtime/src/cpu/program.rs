@@ -2,8 +2,10 @@
 
 use super::{bfloat16, neuroplastic, ops};
 use crate::error::one_line;
+use crate::plan::{Plan, PlanError};
 use crate::tensor::datum_type;
 use crate::{HostTensor, RuntimeError};
+use npc_compiler::bindings::Bindings;
 use npc_compiler::graph::{DType, Model, ValueId};
 use npc_compiler::neuroplastic::DOMAIN;
 use npc_compiler::onnx;
@@ -160,7 +162,24 @@ impl Program {
         Ok(results.collect())
     }
 
-    fn plan(&self, shapes: &[Vec<usize>]) -> Result<TypedSimpleState, RuntimeError> {
+    /// The step as a device would run it, with the shapes that `model` declares.
+    ///
+    /// # Errors
+    /// What the device has no kernel for, by name; a symbolic shape.
+    pub fn device_plan(&self, model: &Model, bindings: &Bindings) -> Result<Plan, PlanError> {
+        let dims = |input: &Input| {
+            let value = model.graph.value_named(&input.name).and_then(|v| model.graph.value(v).dims());
+            value.ok_or_else(|| PlanError::Graph(format!("the shape of the input '{}' is not made of numbers", input.name)))
+        };
+        let shapes = self.inputs.iter().map(dims).collect::<Result<Vec<_>, _>>()?;
+        let typed = self.typed(&shapes).map_err(|e| PlanError::Graph(e.to_string()))?;
+        let inputs: Vec<String> = self.inputs.iter().map(|i| i.name.clone()).collect();
+        let outputs: Vec<String> = self.outputs.iter().map(|o| o.name.clone()).collect();
+        Plan::new(&typed, &inputs, &outputs, bindings)
+    }
+
+    /// The graph for inputs of these shapes, cleaned up.
+    fn typed(&self, shapes: &[Vec<usize>]) -> Result<TypedModel, RuntimeError> {
         let prepare = |e: TractError| RuntimeError::Prepare(one_line(&e));
         let mut model = self.model.clone();
         for (i, (input, shape)) in self.inputs.iter().zip(shapes).enumerate() {
@@ -175,7 +194,12 @@ impl Program {
             }
             model.set_input_fact(i, input.datum_type.fact(shape).into()).map_err(prepare)?;
         }
-        let mut typed = model.into_typed().and_then(TypedModel::into_decluttered).map_err(prepare)?;
+        model.into_typed().and_then(TypedModel::into_decluttered).map_err(prepare)
+    }
+
+    fn plan(&self, shapes: &[Vec<usize>]) -> Result<TypedSimpleState, RuntimeError> {
+        let prepare = |e: TractError| RuntimeError::Prepare(one_line(&e));
+        let mut typed = self.typed(shapes)?;
         super::prepare::run(&mut typed).map_err(prepare)?;
         typed.optimize().map_err(prepare)?;
         let plan = typed.into_runnable().map_err(prepare)?;

@@ -6,10 +6,10 @@ mod conv;
 mod conv_transpose;
 mod dropout;
 mod loss;
-mod norm;
-mod operator;
+pub mod norm;
+pub mod operator;
 mod pool;
-mod scatter;
+pub mod scatter;
 mod tensors;
 #[cfg(test)]
 mod tests;

@@ -125,7 +125,13 @@ pub fn build_layer_normalization(_: &super::Context, node: &NodeProto) -> Built 
 }
 
 impl LayerNormalization {
-    fn axis(&self, rank: usize) -> TractResult<usize> {
+    /// What is added to the variance.
+    pub fn epsilon(&self) -> f32 {
+        self.epsilon.0 as f32
+    }
+
+    /// First normalised axis of an input of that rank.
+    pub fn axis(&self, rank: usize) -> TractResult<usize> {
         let axis = if self.axis < 0 { self.axis + rank as i64 } else { self.axis };
         let inside = usize::try_from(axis).ok().filter(|axis| *axis < rank);
         inside.with_context(|| format!("axis {} is outside an input of rank {rank}", self.axis))

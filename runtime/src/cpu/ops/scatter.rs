@@ -39,6 +39,13 @@ fn gather<T: Datum + Copy>(data: &Tensor, indices: &Tensor, axis: usize) -> Trac
     Tensor::from_shape(indices.shape(), &y)
 }
 
+impl GatherElements {
+    /// The axis along which elements are picked from data of that rank.
+    pub fn axis(&self, rank: usize) -> TractResult<usize> {
+        resolve(self.axis, rank)
+    }
+}
+
 impl Operator for GatherElements {
     fn name(&self) -> &'static str {
         "GatherElements"
@@ -116,6 +123,28 @@ pub fn build_scatter_nd(_: &super::Context, node: &NodeProto) -> Built {
 }
 
 impl Scatter {
+    /// Whether updates are added (true) or put in place (false) of what is there; `None` for other reductions.
+    pub fn adds(&self) -> Option<bool> {
+        match self.combine {
+            Combine::Replace => Some(false),
+            Combine::Add => Some(true),
+            _ => None,
+        }
+    }
+
+    /// The axis along which updates go in data of that rank; `None` for tuples of indices.
+    pub fn axis(&self, rank: usize) -> TractResult<Option<usize>> {
+        match self.target {
+            Target::Elements { axis } => Ok(Some(resolve(axis, rank)?)),
+            Target::Slices => Ok(None),
+        }
+    }
+
+    /// The operator's name.
+    pub fn op_name(&self) -> &'static str {
+        if self.target == Target::Slices { "ScatterND" } else { "ScatterElements" }
+    }
+
     fn apply<T: Datum>(
         &self,
         data: &mut Tensor,
@@ -158,7 +187,7 @@ impl Scatter {
 
 impl Operator for Scatter {
     fn name(&self) -> &'static str {
-        if self.target == Target::Slices { "ScatterND" } else { "ScatterElements" }
+        self.op_name()
     }
 
     fn facts(&self, inputs: &[Option<Fact>]) -> TractResult<TVec<Fact>> {

@@ -1,0 +1,242 @@
+//! A plan with addresses: what a device is told to do, in order.
+
+use super::arena::ALIGNMENT;
+use super::{Plan, PlanError, Source, Task, Work};
+use npc_kernels::cpu::contraction::Product;
+use npc_kernels::cuda::index::{self, Bits, Scatter};
+use npc_kernels::cuda::neuroplastic::{Addresses, Storage, Tables, Tensor};
+use npc_kernels::cuda::{DevicePointer, Launch};
+use npc_kernels::elementwise::{DType, ptx};
+
+/// One thing a device does.
+#[derive(Clone, Debug)]
+pub enum Command {
+    /// Starts a kernel of ours.
+    Launch(Launch),
+    /// Starts a generated kernel, of [`Commands::module`].
+    #[allow(missing_docs)]
+    Generated { kernel: String, grid: u32, block: u32, shared: u32, arguments: Vec<DevicePointer> },
+    /// A float32 matrix product; offsets and distances in elements from the three addresses.
+    #[allow(missing_docs)]
+    Product { product: Product, a: DevicePointer, b: DevicePointer, c: DevicePointer },
+    /// Copies bytes within the device.
+    #[allow(missing_docs)]
+    Copy { from: DevicePointer, to: DevicePointer, bytes: u64 },
+}
+
+/// A step's commands, each with the name of the work it comes from, and the module of its generated kernels.
+#[derive(Clone, Debug)]
+pub struct Commands {
+    /// In order.
+    pub list: Vec<(String, Command)>,
+    /// PTX.
+    pub module: String,
+}
+
+/// Addresses of a plan's memory.
+#[derive(Clone, Debug)]
+pub struct Memory {
+    /// One a buffer.
+    pub buffers: Vec<DevicePointer>,
+    /// uint32: indices that were out of range, counted.
+    pub bad_indices: DevicePointer,
+    /// [`scratch_bytes`] bytes.
+    pub scratch: DevicePointer,
+}
+
+/// A group of updates, with what its launches need beyond the plan's buffers.
+#[derive(Clone, Debug)]
+pub struct Group {
+    /// Position of its work in the plan.
+    pub work: usize,
+    /// Tables for device memory.
+    pub tables: Tables,
+    /// Whether its tensors fit the cache and are stepped in one launch.
+    pub is_fused: bool,
+}
+
+fn refuse(work: &Work, op: &str, why: &str) -> PlanError {
+    PlanError::Unsupported { op: op.into(), node: work.name.clone(), why: why.into() }
+}
+
+/// Generated kernels' scratch memory: the most that one of them needs, in bytes.
+///
+/// # Errors
+/// An expression too large for a launch.
+pub fn scratch_bytes(plan: &Plan) -> Result<u64, PlanError> {
+    let mut bytes = ALIGNMENT;
+    for work in &plan.work {
+        if let Task::Expression(expression) = &work.task {
+            let generated = ptx::generate(expression, true).map_err(|e| refuse(work, "Expression", &format!(": {e}")))?;
+            bytes = bytes.max(generated.scratch as u64);
+        }
+    }
+    Ok(bytes.next_multiple_of(ALIGNMENT))
+}
+
+/// The groups of updates of a plan, given where its buffers are. `cache_bytes`: what of the device's L2 they may fill.
+///
+/// # Errors
+/// A parameter of a type that no kernel steps.
+pub fn groups(plan: &Plan, buffers: &[DevicePointer], cache_bytes: u64) -> Result<Vec<Group>, PlanError> {
+    let mut groups = Vec::new();
+    for (at, work) in plan.work.iter().enumerate() {
+        let Task::NeuroPlastic { config, updates } = &work.task else { continue };
+        let mut tensors: [Vec<Tensor>; 2] = [Vec::new(), Vec::new()];
+        let mut storage = Storage::F32;
+        for update in updates {
+            let parameter = &plan.buffers[update.parameter];
+            storage = match parameter.dtype {
+                DType::F32 => Storage::F32,
+                DType::F16 => Storage::F16,
+                DType::BF16 => Storage::Bf16,
+                other => return Err(refuse(work, "NeuroPlastic", &format!(" of {other:?} parameters"))),
+            };
+            let state = |i: usize| update.states.get(i).map_or(DevicePointer::NULL, |id| buffers[*id]);
+            let elements = parameter.elements as u64;
+            let is_large = elements * 4 * (2 + update.states.len() as u64) > cache_bytes;
+            tensors[usize::from(is_large)].push(Tensor {
+                parameter: buffers[update.parameter],
+                gradient: buffers[update.gradient],
+                activity_trace: state(0),
+                momentum: state(1),
+                variance: state(2),
+                base_momentum: state(3),
+                base_variance: state(4),
+                master: DevicePointer::NULL,
+                update: buffers[update.scratch],
+                multiplier: DevicePointer::NULL,
+                elements,
+                target_rms: update.target_rms,
+                modulation_strength: update.modulation_strength,
+            });
+        }
+        for (is_fused, tensors) in [(true, &tensors[0]), (false, &tensors[1])] {
+            if !tensors.is_empty() {
+                groups.push(Group { work: at, tables: Tables::new(config, storage, tensors, cache_bytes), is_fused });
+            }
+        }
+    }
+    Ok(groups)
+}
+
+/// Writes out the commands of a step. `groups` come with their addresses; the last group counts the step when `counts` says so.
+/// `blocks`: how many blocks the device runs at once, at most.
+///
+/// # Errors
+/// What no kernel does.
+pub fn commands(
+    plan: &Plan,
+    memory: &Memory,
+    groups: &[(Group, Addresses)],
+    counts: bool,
+    blocks: u64,
+) -> Result<Commands, PlanError> {
+    let mut list: Vec<(String, Command)> = Vec::new();
+    let mut kernels: Vec<ptx::Kernel> = Vec::new();
+    let at = |id: usize| memory.buffers[id];
+    for (position, work) in plan.work.iter().enumerate() {
+        let mut push = |command: Command| list.push((work.name.clone(), command));
+        let bits = |id: usize| {
+            let bytes = plan.buffers[id].dtype.bytes();
+            Bits::of(bytes).ok_or_else(|| refuse(work, "Copy", &format!(" of elements of {bytes} bytes")))
+        };
+        let rank = || refuse(work, "Copy", &format!(" of more than {} axes", index::RANK));
+        match &work.task {
+            Task::Expression(expression) => {
+                let generated = ptx::generate(expression, true).map_err(|e| refuse(work, "Expression", &format!(": {e}")))?;
+                for kernel in generated.kernels {
+                    let address = |argument: &ptx::Argument| match argument {
+                        ptx::Argument::Input(i) => at(work.reads[*i]),
+                        ptx::Argument::Output(i) => at(work.writes[*i]),
+                        ptx::Argument::Scratch => memory.scratch,
+                    };
+                    push(Command::Generated {
+                        kernel: kernel.name.clone(),
+                        grid: kernel.grid,
+                        block: kernel.block,
+                        shared: kernel.shared,
+                        arguments: kernel.arguments.iter().map(address).collect(),
+                    });
+                    kernels.push(kernel);
+                }
+            }
+            Task::Products(products) => {
+                let (a, b, c) = (at(work.reads[0]), at(work.reads[1]), at(work.writes[0]));
+                products.iter().for_each(|p| push(Command::Product { product: *p, a, b, c }));
+            }
+            Task::Copy(view) => {
+                let from = at(view.buffer).offset((view.start * plan.buffers[view.buffer].dtype.bytes()) as u64);
+                let (shape, strides) = arranged(&view.shape, &view.strides);
+                let launch = index::copy(bits(view.buffer)?, from, at(work.writes[0]), &shape, &strides);
+                push(Command::Launch(launch.ok_or_else(rank)?));
+            }
+            Task::Place(view) => {
+                let to = at(view.buffer).offset((view.start * plan.buffers[view.buffer].dtype.bytes()) as u64);
+                let (shape, strides) = arranged(&view.shape, &view.strides);
+                let launch = index::scatter_copy(bits(view.buffer)?, at(work.reads[0]), to, &shape, &strides);
+                push(Command::Launch(launch.ok_or_else(rank)?));
+            }
+            Task::Gather { picks, each } => {
+                let run = if *each { index::gather_elements } else { index::gather };
+                let (x, indices, y) = (at(work.reads[0]), at(work.reads[1]), at(work.writes[0]));
+                push(Command::Launch(run(bits(work.reads[0])?, x, indices, y, memory.bad_indices, *picks)));
+            }
+            Task::ScatterElements { picks, add } => {
+                let how = if *add { Scatter::Add(Storage::F32) } else { Scatter::Replace(bits(work.reads[0])?) };
+                let (x, indices, updates) = (at(work.reads[0]), at(work.reads[1]), at(work.reads[2]));
+                let y = at(work.writes[0]);
+                push(Command::Copy { from: x, to: y, bytes: plan.buffers[work.reads[0]].bytes() });
+                push(Command::Launch(index::scatter_elements(how, y, indices, updates, memory.bad_indices, *picks)));
+            }
+            Task::ScatterRows { picks, leading, add } => {
+                let how = if *add { Scatter::Add(Storage::F32) } else { Scatter::Replace(bits(work.reads[0])?) };
+                let (x, indices, updates) = (at(work.reads[0]), at(work.reads[1]), at(work.reads[2]));
+                let (y, rows) = (at(work.writes[0]), at(work.writes[1]));
+                push(Command::Copy { from: x, to: y, bytes: plan.buffers[work.reads[0]].bytes() });
+                push(Command::Launch(index::join_indices(indices, rows, leading, picks.picks).ok_or_else(rank)?));
+                push(Command::Launch(index::scatter_rows(how, y, rows, updates, memory.bad_indices, *picks)));
+            }
+            Task::Assign => {
+                let bytes = plan.buffers[work.reads[0]].bytes();
+                push(Command::Copy { from: at(work.reads[0]), to: at(work.writes[0]), bytes });
+            }
+            Task::NeuroPlastic { .. } => {
+                for (i, (group, addresses)) in groups.iter().enumerate().filter(|(_, (g, _))| g.work == position) {
+                    let advance = counts && i + 1 == groups.len();
+                    if group.is_fused {
+                        group.tables.fused(addresses, advance, blocks).into_iter().for_each(|l| push(Command::Launch(l)));
+                    } else {
+                        group.tables.sweeps(addresses, advance).into_iter().for_each(|l| push(Command::Launch(l)));
+                    }
+                }
+            }
+        }
+    }
+    Ok(Commands { list, module: ptx::module(&kernels) })
+}
+
+/// Axes of extent 1 left out, neighbours that lie nested joined.
+fn arranged(shape: &[usize], strides: &[usize]) -> (Vec<u64>, Vec<i64>) {
+    let (mut extents, mut distances): (Vec<u64>, Vec<i64>) = (Vec::new(), Vec::new());
+    for (n, s) in shape.iter().zip(strides).filter(|(n, _)| **n != 1) {
+        let (n, s) = (*n as u64, *s as i64);
+        match (extents.last_mut(), distances.last_mut()) {
+            (Some(extent), Some(distance)) if *distance == s * n as i64 => {
+                *extent *= n;
+                *distance = s;
+            }
+            _ => {
+                extents.push(n);
+                distances.push(s);
+            }
+        }
+    }
+    (extents, distances)
+}
+
+/// Bytes of device memory that a plan takes: constants, what is kept, what is fed, and the arena.
+pub fn memory_bytes(plan: &Plan) -> u64 {
+    let own = plan.buffers.iter().filter(|b| b.source != Source::Computed);
+    own.map(|b| b.bytes().next_multiple_of(ALIGNMENT)).sum::<u64>() + plan.arena_bytes
+}

@@ -1,0 +1,231 @@
+//! What a plan asks of a device, and a session that steps a plan on one.
+
+use super::arena::ALIGNMENT;
+use super::command::{self, Commands, Memory};
+use super::{Plan, PlanError, Source};
+use crate::{HostTensor, RuntimeError};
+use npc_compiler::graph::DType as ModelType;
+use npc_kernels::cuda::DevicePointer;
+use npc_kernels::cuda::neuroplastic::Addresses;
+use npc_kernels::elementwise::DType;
+use std::collections::HashMap;
+
+/// Why a device could not do what it was told; each is one sentence.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceError {
+    /// Not enough memory.
+    #[error("the GPU has {free} MiB of memory free, {what} needs {needed} MiB; take a smaller batch")]
+    Memory {
+        /// For what.
+        what: String,
+        /// MiB.
+        needed: u64,
+        /// MiB.
+        free: u64,
+    },
+    /// A call of the driver or a library failed.
+    #[error("{call} failed{place}: {why}")]
+    Call {
+        /// What was called.
+        call: String,
+        /// At which node.
+        place: String,
+        /// What it said.
+        why: String,
+    },
+    /// Something is not installed.
+    #[error("{0}")]
+    Missing(String),
+    /// An index outside its tensor.
+    #[error("{0} indices of this step are outside the tensors they point into; check the labels and tokens of the data")]
+    Index(u32),
+    /// The plan cannot be carried out.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// A tensor of another shape or type.
+    #[error(transparent)]
+    Tensor(#[from] RuntimeError),
+}
+
+type Result<T> = std::result::Result<T, DeviceError>;
+
+/// A device that carries out commands. All calls are in order; `read` waits for what came before it.
+pub trait Device {
+    /// Takes memory, at a multiple of 256 bytes; its content is undefined.
+    ///
+    /// # Errors
+    /// When there is not enough.
+    fn allocate(&mut self, bytes: u64, what: &str) -> Result<DevicePointer>;
+
+    /// Copies from the host.
+    ///
+    /// # Errors
+    /// A failed call.
+    fn write(&mut self, to: DevicePointer, bytes: &[u8]) -> Result<()>;
+
+    /// Copies to the host.
+    ///
+    /// # Errors
+    /// A failed call, of this or of work before it.
+    fn read(&mut self, from: DevicePointer, bytes: &mut [u8]) -> Result<()>;
+
+    /// Makes the commands of a step ready to be run again and again.
+    ///
+    /// # Errors
+    /// A kernel that does not load, a library that is missing.
+    fn prepare(&mut self, commands: Commands) -> Result<()>;
+
+    /// Runs the prepared commands.
+    ///
+    /// # Errors
+    /// A failed launch.
+    fn step(&mut self) -> Result<()>;
+
+    /// Bytes of its L2 cache that a step may count on.
+    fn cache_bytes(&self) -> u64;
+
+    /// Blocks of 256 threads that it runs at once.
+    fn resident_blocks(&self) -> u64;
+}
+
+/// A plan on a device, with its memory.
+pub struct Session<D> {
+    device: D,
+    plan: Plan,
+    memory: Memory,
+    inputs: HashMap<String, usize>,
+}
+
+impl<D: Device> Session<D> {
+    /// Places a plan on a device. `scalars`: names of the learning-rate, step and gates inputs; the device counts the steps.
+    ///
+    /// # Errors
+    /// Not enough memory, a kernel that does not load.
+    pub fn new(plan: Plan, mut device: D, scalars: &Scalars) -> Result<Self> {
+        let arena = device.allocate(plan.arena_bytes.max(ALIGNMENT), "the step's intermediate values")?;
+        let mut buffers = Vec::with_capacity(plan.buffers.len());
+        for buffer in &plan.buffers {
+            buffers.push(match &buffer.source {
+                Source::Computed => arena.offset(buffer.offset),
+                Source::Constant(bytes) => {
+                    let at = device.allocate(buffer.bytes().max(1), &buffer.name)?;
+                    device.write(at, bytes)?;
+                    at
+                }
+                Source::Fed | Source::Kept => {
+                    let at = device.allocate(buffer.bytes().max(1), &buffer.name)?;
+                    device.write(at, &vec![0; buffer.bytes() as usize])?;
+                    at
+                }
+            });
+        }
+        let bad_indices = device.allocate(4, "a counter")?;
+        device.write(bad_indices, &[0; 4])?;
+        let scratch = device.allocate(command::scratch_bytes(&plan)?, "partial sums")?;
+        let memory = Memory { buffers, bad_indices, scratch };
+        let inputs: HashMap<String, usize> = plan.inputs.iter().cloned().collect();
+        let mut groups = Vec::new();
+        for group in command::groups(&plan, &memory.buffers, device.cache_bytes())? {
+            let scalar = |name: &Option<String>| {
+                let id = name.as_ref().and_then(|n| inputs.get(n));
+                id.map(|id| memory.buffers[*id]).ok_or_else(|| PlanError::Graph("an update lacks its learning rate, step or gates".into()))
+            };
+            let mut table = |bytes: &[u8]| -> Result<DevicePointer> {
+                let at = device.allocate(bytes.len().max(1) as u64, "the tables of the updates")?;
+                device.write(at, bytes)?;
+                Ok(at)
+            };
+            let addresses = Addresses {
+                descriptors: table(&group.tables.descriptors)?,
+                chunks: table(&group.tables.chunks)?,
+                tickets: table(&group.tables.tickets)?,
+                working: table(&vec![0; group.tables.working_bytes() as usize])?,
+                learning_rate: scalar(&scalars.learning_rate)?,
+                step: scalar(&scalars.step)?,
+                gates: scalar(&scalars.gates)?,
+                inverse_scale: DevicePointer::NULL,
+                overflow: DevicePointer::NULL,
+            };
+            groups.push((group, addresses));
+        }
+        let commands = command::commands(&plan, &memory, &groups, true, device.resident_blocks())?;
+        device.prepare(commands)?;
+        Ok(Session { device, plan, memory, inputs })
+    }
+
+    /// The plan.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Gives an input its value: a batch, a scalar, a parameter or a state. Inputs that the step does not need are ignored.
+    ///
+    /// # Errors
+    /// A tensor of another size or type, a failed copy.
+    pub fn set(&mut self, name: &str, tensor: &HostTensor) -> Result<()> {
+        let Some(id) = self.inputs.get(name) else { return Ok(()) };
+        let buffer = &self.plan.buffers[*id];
+        if tensor.dtype() != model_type(buffer.dtype) || tensor.len() != buffer.elements {
+            let got = format!("{}{:?}", tensor.dtype(), tensor.dims());
+            let want = format!("{} of {} elements", model_type(buffer.dtype), buffer.elements);
+            return Err(RuntimeError::Input { name: name.into(), got, want }.into());
+        }
+        self.device.write(self.memory.buffers[*id], tensor.bytes())
+    }
+
+    /// Runs one step.
+    ///
+    /// # Errors
+    /// A failed launch.
+    pub fn step(&mut self) -> Result<()> {
+        self.device.step()
+    }
+
+    /// An output of the last step, or the present value of a parameter, state or scalar (with `dims` as its shape).
+    ///
+    /// # Errors
+    /// No such value, a failed copy, indices that were out of range in a step before.
+    pub fn get(&mut self, name: &str, dims: Option<&[usize]>) -> Result<HostTensor> {
+        let output = self.plan.outputs.iter().find(|(n, _, _)| n == name);
+        let (id, shape) = match (output, self.inputs.get(name)) {
+            (Some((_, id, shape)), _) => (*id, shape.clone()),
+            (None, Some(id)) => (*id, dims.map_or_else(|| vec![self.plan.buffers[*id].elements], <[usize]>::to_vec)),
+            (None, None) => return Err(RuntimeError::Output(name.into()).into()),
+        };
+        let buffer = &self.plan.buffers[id];
+        let mut tensor = npc_compiler::graph::Tensor::raw(model_type(buffer.dtype), shape, Vec::new());
+        let mut bytes = vec![0; buffer.bytes() as usize];
+        self.device.read(self.memory.buffers[id], &mut bytes)?;
+        tensor.payload = npc_compiler::graph::Payload::Raw(bytes.into());
+        let mut bad = [0; 4];
+        self.device.read(self.memory.bad_indices, &mut bad)?;
+        match u32::from_le_bytes(bad) {
+            0 => Ok(HostTensor::from_constant(&tensor)?),
+            count => {
+                self.device.write(self.memory.bad_indices, &[0; 4])?;
+                Err(DeviceError::Index(count))
+            }
+        }
+    }
+}
+
+/// Names of the inputs that the updates read.
+#[derive(Clone, Debug, Default)]
+#[allow(missing_docs)]
+pub struct Scalars {
+    pub learning_rate: Option<String>,
+    pub step: Option<String>,
+    pub gates: Option<String>,
+}
+
+/// The model's name for an element type.
+pub fn model_type(dtype: DType) -> ModelType {
+    match dtype {
+        DType::F32 => ModelType::F32,
+        DType::F16 => ModelType::F16,
+        DType::BF16 => ModelType::BF16,
+        DType::I32 => ModelType::I32,
+        DType::I64 => ModelType::I64,
+        DType::Bool => ModelType::BOOL,
+    }
+}

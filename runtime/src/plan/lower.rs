@@ -1,0 +1,397 @@
+//! Nodes of a typed graph as work on buffers.
+
+mod contraction;
+mod moving;
+mod normalise;
+
+use super::maps::{self, Map, Operand, What};
+use super::{BufferId, Draft, Kind, Node, PlanError, Source, Task, Update, View};
+use crate::cpu::neuroplastic::NeuroPlastic;
+use crate::cpu::ops::norm::LayerNormalization;
+use crate::cpu::ops::operator::OnnxNode;
+use crate::cpu::ops::scatter::{GatherElements, Scatter};
+use npc_compiler::bindings::Bindings;
+use npc_kernels::elementwise::{DType, Operation, Reduce, Scalar};
+use std::collections::{HashMap, HashSet};
+use tract_onnx::tract_core::ops::array::{Gather, MultiBroadcastTo, OneHot, Slice, TypedConcat};
+use tract_onnx::tract_core::ops::binary::TypedBinOp;
+use tract_onnx::tract_core::ops::cast::Cast;
+use tract_onnx::tract_core::ops::change_axes::AxisOp;
+use tract_onnx::tract_core::ops::einsum::EinSum;
+use tract_onnx::tract_core::ops::element_wise::ElementWiseOp;
+use tract_onnx::tract_core::ops::identity::Identity;
+use tract_onnx::tract_core::ops::konst::Const;
+use tract_onnx::tract_core::ops::logic::Iff;
+use tract_onnx::tract_core::ops::nn::{Reduce as TractReduce, Reducer, Softmax};
+use tract_onnx::tract_core::ops::source::TypedSource;
+use tract_onnx::tract_hir::internal::*;
+
+type Result<T> = std::result::Result<T, PlanError>;
+
+/// Lowers a graph in its own order.
+pub fn lower(model: &TypedModel, inputs: &[String], outputs: &[String], bindings: &Bindings) -> Result<Draft> {
+    let states = bindings.parameters.iter().flat_map(|p| &p.states).chain(&bindings.state);
+    let fed_back: Vec<(&str, &str)> = (bindings.parameters.iter().map(|p| (p.name.as_str(), p.next.as_str())))
+        .chain(states.map(|s| (s.name.as_str(), s.next.as_str())))
+        .collect();
+    let mut lowering = Lowering {
+        model,
+        draft: Draft { buffers: Vec::new(), work: Vec::new(), inputs: Vec::new(), outputs: Vec::new() },
+        values: HashMap::new(),
+        inputs,
+        kept: fed_back.iter().map(|(name, _)| *name).collect(),
+    };
+    let graph = |e: TractError| PlanError::Graph(crate::error::one_line(&e));
+    for id in model.eval_order().map_err(graph)? {
+        lowering.node(model.node(id))?;
+    }
+    let results = model.output_outlets().map_err(graph)?.to_vec();
+    for (name, outlet) in outputs.iter().zip(results) {
+        let view = lowering.dense(outlet, name)?;
+        match fed_back.iter().find(|(_, next)| next == name) {
+            Some((input, _)) => {
+                let found = lowering.draft.inputs.iter().find(|(n, _)| n == input).map(|(_, id)| *id);
+                let target = found.ok_or_else(|| PlanError::Graph(format!("the input '{input}' is not in the graph")))?;
+                if target != view.buffer {
+                    lowering.draft.push(name, Task::Assign, vec![view.buffer], vec![target]);
+                }
+            }
+            None => lowering.draft.outputs.push((name.clone(), view.buffer, view.shape)),
+        }
+    }
+    Ok(lowering.draft)
+}
+
+struct Lowering<'a> {
+    model: &'a TypedModel,
+    draft: Draft,
+    values: HashMap<OutletId, View>,
+    inputs: &'a [String],
+    kept: HashSet<&'a str>,
+}
+
+impl Lowering<'_> {
+    fn node(&mut self, node: &TypedNode) -> Result<()> {
+        // Constants are made where they are needed, and often are not.
+        if node.op_is::<Const>() || node.outputs.iter().all(|o| o.fact.konst.is_some()) {
+            return Ok(());
+        }
+        if node.op_is::<TypedSource>() {
+            return self.source(node);
+        }
+        if let Some(view) = self.renamed(node)? {
+            self.values.insert(node.id.into(), view);
+            return Ok(());
+        }
+        if let Some(op) = node.op_as::<TypedBinOp>() {
+            let (operation, swapped, negated) = maps::binary(op).ok_or_else(|| self.refuse(node, op.0.name(), ""))?;
+            let (a, b) = if swapped { (1, 0) } else { (0, 1) };
+            let operands = [self.operand(node, a)?, self.operand(node, b)?];
+            if !negated {
+                return self.map(node, operation, &operands);
+            }
+            let equal = self.apply(node, operation, &operands)?;
+            return self.map(node, Operation::Not, &[Operand::View(equal)]);
+        }
+        if let Some(op) = node.op_as::<ElementWiseOp>() {
+            return self.elementwise(node, op);
+        }
+        if let Some(op) = node.op_as::<Cast>() {
+            let to = maps::dtype(op.to).ok_or_else(|| self.wrong_type(node, 0))?;
+            let x = self.operand(node, 0)?;
+            return self.map(node, Operation::Cast(to), &[x]);
+        }
+        if node.op_is::<Iff>() {
+            let operands = [self.operand(node, 0)?, self.operand(node, 1)?, self.operand(node, 2)?];
+            return self.map(node, Operation::Select, &operands);
+        }
+        if let Some(op) = node.op_as::<TractReduce>() {
+            let reduce = match op.reducer {
+                Reducer::Sum => Reduce::Sum,
+                Reducer::Max => Reduce::Maximum,
+                Reducer::Min => Reduce::Minimum,
+                other => return Err(self.refuse(node, "Reduce", &format!(" by {other:?}"))),
+            };
+            let x = self.readable(node.inputs[0], &node.name)?;
+            let view = self.reduced(node, reduce, x, &op.axes)?;
+            self.values.insert(node.id.into(), view);
+            return Ok(());
+        }
+        if let Some(op) = node.op_as::<Softmax>() {
+            return self.softmax(node, op);
+        }
+        if let Some(op) = node.op_as::<EinSum>() {
+            return self.contract(node, op);
+        }
+        if let Some(op) = node.op_as::<Gather>() {
+            return self.gather(node, op.axis);
+        }
+        if let Some(op) = node.op_as::<OneHot>() {
+            return self.one_hot(node, op);
+        }
+        if let Some(op) = node.op_as::<TypedConcat>() {
+            return self.concatenate(node, op.axis);
+        }
+        if let Some(op) = node.op_as::<OnnxNode<GatherElements>>() {
+            return self.gather_elements(node, &op.operator);
+        }
+        if let Some(op) = node.op_as::<OnnxNode<Scatter>>() {
+            return self.scatter(node, &op.operator);
+        }
+        if let Some(op) = node.op_as::<OnnxNode<LayerNormalization>>() {
+            return self.layer_normalise(node, op);
+        }
+        if let Some(op) = node.op_as::<NeuroPlastic>() {
+            return self.update(node, op);
+        }
+        Err(self.refuse(node, &node.op.name(), ""))
+    }
+
+    fn refuse(&self, node: &TypedNode, op: &str, why: &str) -> PlanError {
+        PlanError::Unsupported { op: op.to_string(), node: node.name.clone(), why: why.to_string() }
+    }
+
+    fn wrong_type(&self, node: &TypedNode, output: usize) -> PlanError {
+        let dtype = node.outputs.get(output).map_or_else(String::new, |o| format!("{:?}", o.fact.datum_type));
+        PlanError::Type { value: node.name.clone(), dtype }
+    }
+
+    fn shape(&self, outlet: OutletId) -> Result<Vec<usize>> {
+        let fact = self.model.outlet_fact(outlet).map_err(|e| PlanError::Graph(crate::error::one_line(&e)))?;
+        let unknown = || PlanError::Graph(format!("the shape of '{}' is not known", self.model.node(outlet.node).name));
+        fact.shape.as_concrete().map(<[usize]>::to_vec).ok_or_else(unknown)
+    }
+
+    fn dtype(&self, outlet: OutletId) -> Result<DType> {
+        let node = self.model.node(outlet.node);
+        maps::dtype(node.outputs[outlet.slot].fact.datum_type).ok_or_else(|| self.wrong_type(node, outlet.slot))
+    }
+
+    fn source(&mut self, node: &TypedNode) -> Result<()> {
+        let outlet = OutletId::from(node.id);
+        let at = self.model.input_outlets().ok().and_then(|all| all.iter().position(|o| *o == outlet));
+        let name = at.and_then(|i| self.inputs.get(i)).ok_or_else(|| PlanError::Graph(format!("the input '{}' has no name", node.name)))?;
+        let (dtype, shape) = (self.dtype(outlet)?, self.shape(outlet)?);
+        let source = if self.kept.contains(name.as_str()) { Source::Kept } else { Source::Fed };
+        let id = self.draft.buffer(name, dtype, shape.iter().product(), source);
+        self.draft.inputs.push((name.clone(), id));
+        self.values.insert(outlet, View::dense(id, &shape));
+        Ok(())
+    }
+
+    /// A node that only arranges elements anew, as a view.
+    fn renamed(&mut self, node: &TypedNode) -> Result<Option<View>> {
+        let first = |this: &mut Self| this.value(node.inputs[0]);
+        Ok(Some(if let Some(op) = node.op_as::<AxisOp>() {
+            let x = first(self)?;
+            match op {
+                AxisOp::Add(axis) => x.with_axis(*axis),
+                AxisOp::Rm(axis) => x.without_axis(*axis),
+                AxisOp::Move(from, to) => x.moved(*from, *to),
+                AxisOp::Reshape(at, from, to) => {
+                    let known = |dims: &[TDim]| {
+                        let all = dims.iter().map(|d| d.to_usize().ok()).collect::<Option<Vec<_>>>();
+                        all.ok_or_else(|| self.refuse(node, "Reshape", " with a shape that is not made of numbers"))
+                    };
+                    let (from, to) = (known(from)?, known(to)?);
+                    match x.reshaped(*at, &from, &to) {
+                        Some(view) => view,
+                        None => {
+                            let dense = self.copied(x, &node.name);
+                            dense.reshaped(*at, &from, &to).ok_or_else(|| self.refuse(node, "Reshape", ""))?
+                        }
+                    }
+                }
+            }
+        } else if let Some(op) = node.op_as::<Slice>() {
+            let bound = |d: &TDim| d.to_usize().map_err(|_| self.refuse(node, "Slice", " with a bound that is not a number"));
+            let (start, end) = (bound(&op.start)?, bound(&op.end)?);
+            first(self)?.sliced(op.axis, start, end)
+        } else if node.op_is::<MultiBroadcastTo>() {
+            let shape = self.shape(node.id.into())?;
+            let mut x = first(self)?;
+            while x.shape.len() < shape.len() {
+                x = x.with_axis(0);
+            }
+            x.broadcast(&shape)
+        } else if node.op_is::<Identity>() || self.same_type(node) {
+            first(self)?
+        } else {
+            return Ok(None);
+        }))
+    }
+
+    /// A cast between types that are one to the kernels.
+    fn same_type(&self, node: &TypedNode) -> bool {
+        let from = node.inputs.first().map(|i| self.model.node(i.node).outputs[i.slot].fact.datum_type);
+        node.op_is::<Cast>() && from.and_then(maps::dtype) == maps::dtype(node.outputs[0].fact.datum_type)
+    }
+
+    /// A value as a view; a constant becomes a buffer.
+    fn value(&mut self, outlet: OutletId) -> Result<View> {
+        if let Some(view) = self.values.get(&outlet) {
+            return Ok(view.clone());
+        }
+        let node = self.model.node(outlet.node);
+        let konst = node.outputs[outlet.slot].fact.konst.clone();
+        let missing = || PlanError::Graph(format!("'{}' is used before it is computed", node.name));
+        let konst = konst.ok_or_else(missing)?;
+        let (dtype, shape) = (self.dtype(outlet)?, self.shape(outlet)?);
+        let stored = if konst.datum_type() == DatumType::TDim { DatumType::I64 } else { konst.datum_type() };
+        let konst = konst.cast_to_dt(stored).map_err(|e| PlanError::Graph(crate::error::one_line(&e)))?;
+        let id = self.draft.buffer(&node.name, dtype, shape.iter().product(), Source::Constant(konst.as_bytes().to_vec()));
+        let view = View::dense(id, &shape);
+        self.values.insert(outlet, view.clone());
+        Ok(view)
+    }
+
+    /// Dense elements of a view.
+    fn copied(&mut self, view: View, name: &str) -> View {
+        let dtype = self.draft.buffers[view.buffer].dtype;
+        let shape = view.shape.clone();
+        let id = self.draft.buffer(name, dtype, view.len(), Source::Computed);
+        self.draft.push(name, Task::Copy(view.clone()), vec![view.buffer], vec![id]);
+        View::dense(id, &shape)
+    }
+
+    /// A value, dense.
+    fn dense(&mut self, outlet: OutletId, name: &str) -> Result<View> {
+        let view = self.value(outlet)?;
+        Ok(if view.is_dense() && view.len() == self.draft.buffers[view.buffer].elements { view } else { self.copied(view, name) })
+    }
+
+    /// A value that an elementwise kernel can read.
+    fn readable(&mut self, outlet: OutletId, name: &str) -> Result<View> {
+        let view = self.value(outlet)?;
+        Ok(if view.broadcast_shape().is_some() { view } else { self.copied(view, name) })
+    }
+
+    fn operand(&mut self, node: &TypedNode, input: usize) -> Result<Operand> {
+        let outlet = node.inputs[input];
+        let konst = self.model.node(outlet.node).outputs[outlet.slot].fact.konst.clone();
+        if let Some(konst) = konst
+            && let Some((dtype, scalar)) = uniform(&konst)
+        {
+            return Ok(Operand::Constant(dtype, scalar));
+        }
+        Ok(Operand::View(self.readable(outlet, &node.name)?))
+    }
+
+    /// Applies an operation to operands of the node's own shape; the result is a buffer of its own.
+    fn apply(&mut self, node: &TypedNode, operation: Operation, operands: &[Operand]) -> Result<View> {
+        let shape = self.shape(node.id.into())?;
+        self.apply_shaped(&node.name, &shape, operation, operands)
+    }
+
+    fn apply_shaped(&mut self, name: &str, shape: &[usize], operation: Operation, operands: &[Operand]) -> Result<View> {
+        let types: Vec<DType> = operands
+            .iter()
+            .map(|o| match o {
+                Operand::View(v) => self.draft.buffers[v.buffer].dtype,
+                Operand::Constant(dtype, _) => *dtype,
+            })
+            .collect();
+        let mut types_of = npc_kernels::elementwise::Expression::builder(&[]);
+        let inputs: std::result::Result<Vec<_>, _> = types.iter().map(|t| types_of.input(*t, &[])).collect();
+        let whole = inputs.and_then(|i| types_of.apply(operation, &i)).and_then(|r| types_of.output(r)).and_then(|()| types_of.finish());
+        let dtype = match whole {
+            Ok(expression) => expression.outputs()[0].0,
+            Err(_) => {
+                let why = format!(" on {types:?}");
+                return Err(PlanError::Unsupported { op: format!("{operation:?}"), node: name.into(), why });
+            }
+        };
+        let output = self.draft.buffer(name, dtype, shape.iter().product(), Source::Computed);
+        let map = Map { shape: shape.to_vec(), operands: operands.to_vec(), what: What::Apply(operation), output };
+        self.draft.work.push(Node { name: name.to_string(), kind: Kind::Map(map) });
+        Ok(View::dense(output, shape))
+    }
+
+    fn map(&mut self, node: &TypedNode, operation: Operation, operands: &[Operand]) -> Result<()> {
+        let view = self.apply(node, operation, operands)?;
+        self.values.insert(node.id.into(), view);
+        Ok(())
+    }
+
+    fn elementwise(&mut self, node: &TypedNode, op: &ElementWiseOp) -> Result<()> {
+        let x = self.operand(node, 0)?;
+        match op.0.name().as_str() {
+            "IsNan" => {
+                let equal = self.apply(node, Operation::Equal, &[x.clone(), x])?;
+                self.map(node, Operation::Not, &[Operand::View(equal)])
+            }
+            "IsInf" => {
+                let size = self.apply(node, Operation::Absolute, &[x])?;
+                self.map(node, Operation::Equal, &[Operand::View(size), Operand::Constant(DType::F32, Scalar::Float(f32::INFINITY))])
+            }
+            name => {
+                let operation = maps::unary(op).ok_or_else(|| self.refuse(node, name, ""))?;
+                self.map(node, operation, &[x])
+            }
+        }
+    }
+
+    /// Reduces a view over `axes`, which stay with extent 1.
+    fn reduced(&mut self, node: &TypedNode, reduce: Reduce, x: View, axes: &[usize]) -> Result<View> {
+        let dtype = self.draft.buffers[x.buffer].dtype;
+        let mut shape = x.shape.clone();
+        axes.iter().for_each(|axis| shape[*axis] = 1);
+        let output = self.draft.buffer(&node.name, dtype, shape.iter().product(), Source::Computed);
+        let map = Map {
+            shape: x.shape.clone(),
+            operands: vec![Operand::View(x)],
+            what: What::Reduce(reduce, axes.to_vec()),
+            output,
+        };
+        self.draft.work.push(Node { name: node.name.clone(), kind: Kind::Map(map) });
+        Ok(View::dense(output, &shape))
+    }
+
+    fn update(&mut self, node: &TypedNode, op: &NeuroPlastic) -> Result<()> {
+        let states = op.states();
+        if node.inputs.len() > 5 + states {
+            return Err(self.refuse(node, "NeuroPlastic", " with a learning-rate controller"));
+        }
+        let mut ids = Vec::new();
+        for input in &node.inputs {
+            ids.push(self.dense(*input, &node.name)?.buffer);
+        }
+        let is_kept = |id: &BufferId| self.draft.buffers[*id].source == Source::Kept;
+        if !is_kept(&ids[3]) || !ids[5..].iter().all(is_kept) {
+            return Err(self.refuse(node, "NeuroPlastic", " of a parameter or state that is not fed back"));
+        }
+        let config = *op.config();
+        let update = Update {
+            parameter: ids[3],
+            gradient: ids[4],
+            states: ids[5..].to_vec(),
+            target_rms: config.target_rms,
+            modulation_strength: config.modulation_strength,
+            scratch: ids[4],
+        };
+        let writes: Vec<BufferId> = std::iter::once(ids[3]).chain(ids[5..].iter().copied()).collect();
+        for (slot, id) in writes.iter().enumerate() {
+            let outlet = OutletId::new(node.id, slot);
+            let shape = self.shape(outlet)?;
+            self.values.insert(outlet, View::dense(*id, &shape));
+        }
+        self.draft.push(&node.name, Task::NeuroPlastic { config, updates: vec![update] }, ids, writes);
+        Ok(())
+    }
+}
+
+/// The one value that all elements of a constant have.
+fn uniform(konst: &Tensor) -> Option<(DType, Scalar)> {
+    let view = konst.as_plain_ram()?;
+    fn same<T: PartialEq + Copy>(values: &[T]) -> Option<T> {
+        let first = *values.first()?;
+        values.iter().all(|v| *v == first).then_some(first)
+    }
+    Some(match konst.datum_type() {
+        DatumType::F32 => (DType::F32, Scalar::Float(same(view.as_slice::<f32>().ok()?)?)),
+        DatumType::I64 => (DType::I64, Scalar::I64(same(view.as_slice::<i64>().ok()?)?)),
+        DatumType::I32 => (DType::I32, Scalar::I32(same(view.as_slice::<i32>().ok()?)?)),
+        DatumType::Bool => (DType::Bool, Scalar::Bool(same(view.as_slice::<bool>().ok()?)?)),
+        _ => return None,
+    })
+}

@@ -1,0 +1,130 @@
+//! Gathers, scatters, one-hot rows, concatenation.
+
+use super::*;
+use npc_kernels::cuda::index::Picks;
+
+/// The groups of axes around `axis`.
+fn around(shape: &[usize], axis: usize, picks: usize) -> Picks {
+    let product = |s: &[usize]| s.iter().product::<usize>() as u64;
+    Picks { outer: product(&shape[..axis]), extent: shape[axis] as u64, inner: product(&shape[axis + 1..]), picks: picks as u64 }
+}
+
+impl Lowering<'_> {
+    fn graph<T>(result: TractResult<T>) -> Result<T> {
+        result.map_err(|e| PlanError::Graph(crate::error::one_line(&e)))
+    }
+
+    /// Indices as dense int64.
+    fn indices(&mut self, node: &TypedNode, input: usize) -> Result<View> {
+        let x = self.dense(node.inputs[input], &node.name)?;
+        if self.draft.buffers[x.buffer].dtype == DType::I64 {
+            return Ok(x);
+        }
+        let shape = x.shape.clone();
+        self.apply_shaped(&node.name, &shape, Operation::Cast(DType::I64), &[Operand::View(x)])
+    }
+
+    fn result(&mut self, node: &TypedNode) -> Result<View> {
+        let (dtype, shape) = (self.dtype(node.id.into())?, self.shape(node.id.into())?);
+        let id = self.draft.buffer(&node.name, dtype, shape.iter().product(), Source::Computed);
+        let view = View::dense(id, &shape);
+        self.values.insert(node.id.into(), view.clone());
+        Ok(view)
+    }
+
+    pub(super) fn gather(&mut self, node: &TypedNode, axis: usize) -> Result<()> {
+        let (x, indices) = (self.dense(node.inputs[0], &node.name)?, self.indices(node, 1)?);
+        let picks = around(&x.shape, axis, indices.len());
+        let y = self.result(node)?;
+        self.draft.push(&node.name, Task::Gather { picks, each: false }, vec![x.buffer, indices.buffer], vec![y.buffer]);
+        Ok(())
+    }
+
+    pub(super) fn gather_elements(&mut self, node: &TypedNode, op: &GatherElements) -> Result<()> {
+        let (x, indices) = (self.dense(node.inputs[0], &node.name)?, self.indices(node, 1)?);
+        let axis = Self::graph(op.axis(x.shape.len()))?;
+        let others = |s: &[usize]| s.iter().enumerate().filter(|(i, _)| *i != axis).map(|(_, n)| *n).collect::<Vec<_>>();
+        if others(&x.shape) != others(&indices.shape) {
+            return Err(self.refuse(node, "GatherElements", " with indices for a part of the other axes"));
+        }
+        let picks = around(&x.shape, axis, indices.shape[axis]);
+        let y = self.result(node)?;
+        self.draft.push(&node.name, Task::Gather { picks, each: true }, vec![x.buffer, indices.buffer], vec![y.buffer]);
+        Ok(())
+    }
+
+    pub(super) fn scatter(&mut self, node: &TypedNode, op: &Scatter) -> Result<()> {
+        let (x, indices) = (self.dense(node.inputs[0], &node.name)?, self.indices(node, 1)?);
+        let updates = self.dense(node.inputs[2], &node.name)?;
+        let add = op.adds().ok_or_else(|| self.refuse(node, op.op_name(), " with this reduction"))?;
+        if add && self.dtype(node.id.into())? != DType::F32 {
+            return Err(self.refuse(node, op.op_name(), " that adds other numbers than float32"));
+        }
+        let y = self.result(node)?;
+        let reads = vec![x.buffer, indices.buffer, updates.buffer];
+        match Self::graph(op.axis(x.shape.len()))? {
+            Some(axis) => {
+                let others = |s: &[usize]| s.iter().enumerate().filter(|(i, _)| *i != axis).map(|(_, n)| *n).collect::<Vec<_>>();
+                if others(&x.shape) != others(&indices.shape) {
+                    return Err(self.refuse(node, op.op_name(), " with indices for a part of the other axes"));
+                }
+                let picks = around(&x.shape, axis, indices.shape[axis]);
+                self.draft.push(&node.name, Task::ScatterElements { picks, add }, reads, vec![y.buffer]);
+            }
+            None => {
+                let depth = indices.shape.last().copied().unwrap_or(0);
+                let (leading, rest) = x.shape.split_at(depth.min(x.shape.len()));
+                let leading: Vec<u64> = leading.iter().map(|n| *n as u64).collect();
+                let count = indices.len().checked_div(depth).unwrap_or(0);
+                let inner = rest.iter().product::<usize>() as u64;
+                let picks = Picks { outer: 1, extent: leading.iter().product(), inner, picks: count as u64 };
+                let rows = self.draft.buffer(&node.name, DType::I64, count, Source::Computed);
+                self.draft.push(&node.name, Task::ScatterRows { picks, leading, add }, reads, vec![y.buffer, rows]);
+            }
+        }
+        Ok(())
+    }
+
+    /// Where the position along the new axis is the index, `on`, else `off`.
+    pub(super) fn one_hot(&mut self, node: &TypedNode, op: &OneHot) -> Result<()> {
+        let shape = self.shape(node.id.into())?;
+        let indices = self.indices(node, 0)?;
+        let (on, off) = match (uniform(&op.on), uniform(&op.off)) {
+            (Some((t, on)), Some((_, off))) => (Operand::Constant(t, on), Operand::Constant(t, off)),
+            _ => return Err(self.refuse(node, "OneHot", " of these values")),
+        };
+        let bytes = (0..op.dim as i64).flat_map(i64::to_le_bytes).collect();
+        let id = self.draft.buffer(&node.name, DType::I64, op.dim, Source::Constant(bytes));
+        let mut positions = View::dense(id, &[op.dim]);
+        (0..op.axis).for_each(|_| positions = positions.clone().with_axis(0));
+        while positions.shape.len() < shape.len() {
+            let end = positions.shape.len();
+            positions = positions.with_axis(end);
+        }
+        // Negative indices count from the end.
+        let small = indices.shape.clone();
+        let zero = Operand::Constant(DType::I64, Scalar::I64(0));
+        let extent = Operand::Constant(DType::I64, Scalar::I64(op.dim as i64));
+        let negative = self.apply_shaped(&node.name, &small, Operation::Less, &[Operand::View(indices.clone()), zero])?;
+        let turned = self.apply_shaped(&node.name, &small, Operation::Add, &[Operand::View(indices.clone()), extent])?;
+        let choice = [negative, turned, indices].map(Operand::View);
+        let settled = self.apply_shaped(&node.name, &small, Operation::Select, &choice)?;
+        let wide = settled.with_axis(op.axis).broadcast(&shape);
+        let positions = positions.broadcast(&shape);
+        let hit = self.apply(node, Operation::Equal, &[Operand::View(wide), Operand::View(positions)])?;
+        self.map(node, Operation::Select, &[Operand::View(hit), on, off])
+    }
+
+    pub(super) fn concatenate(&mut self, node: &TypedNode, axis: usize) -> Result<()> {
+        let y = self.result(node)?;
+        let mut start = 0;
+        for input in &node.inputs {
+            let part = self.dense(*input, &node.name)?;
+            let extent = part.shape[axis];
+            let target = y.clone().sliced(axis, start, start + extent);
+            start += extent;
+            self.draft.push(&node.name, Task::Place(target), vec![part.buffer], vec![y.buffer]);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,223 @@
+//! A training step as a device runs it: buffers with places in one arena, and work in order.
+//!
+//! [`Plan::new`] goes from a typed graph of concrete shapes to the plan in four passes:
+//!
+//! 1. [`lower`]: every node becomes a piece of work on buffers; what only renames elements (reshapes, transposes, slices)
+//!    becomes a view of a buffer;
+//! 2. [`fuse`]: neighbouring elementwise work becomes one expression, with a reduction at its end;
+//! 3. [`schedule`]: one order, updates last, because they write parameters in place;
+//! 4. [`arena`]: lifetimes, and an offset for every buffer that lives within the step.
+//!
+//! A plan knows no device. [`command`] puts addresses into it, a [`device::Device`] carries the commands out.
+
+pub mod arena;
+pub mod command;
+pub mod device;
+mod fuse;
+mod lower;
+mod maps;
+mod schedule;
+#[cfg(test)]
+mod tests;
+mod updates;
+mod view;
+
+pub use view::View;
+
+use npc_compiler::bindings::Bindings;
+use npc_kernels::cpu::contraction::Product;
+use npc_kernels::cuda::index::Picks;
+use npc_kernels::elementwise::{DType, Expression};
+use npc_kernels::neuroplastic::Config;
+use tract_onnx::prelude::TypedModel;
+
+/// Number of a buffer in its plan.
+pub type BufferId = usize;
+
+/// Why a step cannot be planned; each is one sentence.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanError {
+    /// An operator without a kernel.
+    #[error("there is no GPU kernel for {op} (node '{node}'{why}); train it with --device cpu")]
+    Unsupported {
+        /// Operator.
+        op: String,
+        /// Node.
+        node: String,
+        /// What about it.
+        why: String,
+    },
+    /// An element type without kernels.
+    #[error("'{value}' has the type {dtype}, which the GPU kernels do not compute in; train it with --device cpu")]
+    Type {
+        /// Value.
+        value: String,
+        /// Element type.
+        dtype: String,
+    },
+    /// A parameter read after its update.
+    #[error("'{0}' is read again after its update, in the same step; train it with --device cpu")]
+    ReadAfterUpdate(String),
+    /// The graph library failed.
+    #[error("the step cannot be planned: {0}")]
+    Graph(String),
+}
+
+/// Where a buffer's elements come from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Source {
+    /// Written by the host before every step.
+    Fed,
+    /// A parameter or state: stays from step to step.
+    Kept,
+    /// Little-endian elements that never change.
+    Constant(Vec<u8>),
+    /// Computed in every step; lives in the arena.
+    Computed,
+}
+
+/// Memory for the elements of one value.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Buffer {
+    /// Input's name, or the name of the node that computes it.
+    pub name: String,
+    /// Element type.
+    pub dtype: DType,
+    /// Number of elements.
+    pub elements: usize,
+    /// Where they come from.
+    pub source: Source,
+    /// Offset in the arena in bytes, for computed ones.
+    pub offset: u64,
+}
+
+impl Buffer {
+    /// Size in bytes.
+    pub fn bytes(&self) -> u64 {
+        (self.elements * self.dtype.bytes()) as u64
+    }
+}
+
+/// One parameter's update.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs)]
+pub struct Update {
+    pub parameter: BufferId,
+    pub gradient: BufferId,
+    /// Activity trace, momentum, variance, base momentum, base variance, as many as the base keeps.
+    pub states: Vec<BufferId>,
+    pub target_rms: f64,
+    pub modulation_strength: f64,
+    /// Where the update is kept between the phases: the gradient's own buffer where that may be overwritten.
+    pub scratch: BufferId,
+}
+
+/// What a piece of work does.
+#[derive(Clone, Debug)]
+pub enum Task {
+    /// A fused elementwise expression; its inputs and outputs are [`Work::reads`] and [`Work::writes`] in order.
+    Expression(Expression),
+    /// Matrix products of `reads[0]` and `reads[1]` into `writes[0]`.
+    Products(Vec<Product>),
+    /// `reads[0]` through a view, densely.
+    Copy(View),
+    /// `reads[0]` densely into part of `writes[0]`, which is written by several.
+    Place(View),
+    /// `reads[0]` by the indices `reads[1]`; `each` says that every element has an index of its own.
+    #[allow(missing_docs)]
+    Gather { picks: Picks, each: bool },
+    /// `writes[0]`, which holds a copy of `reads[0]`, gets `reads[2]` at the indices `reads[1]`.
+    #[allow(missing_docs)]
+    ScatterElements { picks: Picks, add: bool },
+    /// The same at tuples of indices into the leading axes; `writes[1]` is room for the rows they stand for.
+    #[allow(missing_docs)]
+    ScatterRows { picks: Picks, leading: Vec<u64>, add: bool },
+    /// `reads[0]` into `writes[0]`, both whole.
+    Assign,
+    /// The updates of a group: reads learning rate, step and gates.
+    #[allow(missing_docs)]
+    NeuroPlastic { config: Config, updates: Vec<Update> },
+}
+
+/// A piece of work.
+#[derive(Clone, Debug)]
+pub struct Work {
+    /// Name of the (last) node it comes from.
+    pub name: String,
+    /// What is done.
+    pub task: Task,
+    /// Buffers it reads.
+    pub reads: Vec<BufferId>,
+    /// Buffers it writes.
+    pub writes: Vec<BufferId>,
+}
+
+/// A step ready to be given addresses.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// All memory.
+    pub buffers: Vec<Buffer>,
+    /// In order.
+    pub work: Vec<Work>,
+    /// (input's name, buffer): batch inputs, learning rate, step, gates, parameters and states.
+    pub inputs: Vec<(String, BufferId)>,
+    /// (output's name, buffer, shape): everything that is not fed back.
+    pub outputs: Vec<(String, BufferId, Vec<usize>)>,
+    /// Bytes of the arena.
+    pub arena_bytes: u64,
+    /// Bytes that are alive at once at least; no arena can be smaller.
+    pub live_bytes: u64,
+}
+
+impl Plan {
+    /// Plans a step: a typed graph of concrete shapes whose feedback `bindings` describe. `inputs` and `outputs` are the
+    /// names of the graph's own, in order.
+    ///
+    /// # Errors
+    /// What no kernel can do, with operator and node.
+    pub fn new(
+        model: &TypedModel,
+        inputs: &[String],
+        outputs: &[String],
+        bindings: &Bindings,
+    ) -> Result<Self, PlanError> {
+        let draft = lower::lower(model, inputs, outputs, bindings)?;
+        let draft = updates::group(draft);
+        let draft = fuse::fuse(draft)?;
+        let mut plan = schedule::schedule(draft)?;
+        arena::place(&mut plan);
+        Ok(plan)
+    }
+}
+
+/// A plan in the making: work in an order in which it could run, the updates among it.
+struct Draft {
+    buffers: Vec<Buffer>,
+    work: Vec<Node>,
+    inputs: Vec<(String, BufferId)>,
+    outputs: Vec<(String, BufferId, Vec<usize>)>,
+}
+
+/// A piece of work before fusion.
+struct Node {
+    name: String,
+    kind: Kind,
+}
+
+enum Kind {
+    /// Elementwise: its operands broadcast to `shape`.
+    Map(maps::Map),
+    Work(Work),
+}
+
+impl Draft {
+    fn buffer(&mut self, name: &str, dtype: DType, elements: usize, source: Source) -> BufferId {
+        self.buffers.push(Buffer { name: name.to_string(), dtype, elements, source, offset: 0 });
+        self.buffers.len() - 1
+    }
+
+    fn push(&mut self, name: &str, task: Task, reads: Vec<BufferId>, writes: Vec<BufferId>) {
+        let name = name.to_string();
+        self.work.push(Node { name: name.clone(), kind: Kind::Work(Work { name, task, reads, writes }) });
+    }
+}

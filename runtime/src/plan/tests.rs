@@ -1,0 +1,233 @@
+//! Plans carried out by the reference device: our kernels' and the generated PTX in the interpreter, matrix products on the
+//! host. Compared with the CPU engine, step by step.
+
+use super::command::{Command, Commands};
+use super::device::{Device, DeviceError, Scalars, Session};
+use super::*;
+use crate::HostTensor;
+use crate::cpu::{Program, ProgramOptions};
+use npc_compiler::graph::DType as ModelType;
+use npc_compiler::{CompileOptions, Compiled, Optimizer, compile, onnx};
+use npc_kernels::cuda::{Argument, DevicePointer, Source as Module};
+use npc_ptx_interpreter as ptx;
+use std::collections::HashMap;
+use std::path::Path;
+
+/// A device made of the interpreter.
+#[derive(Default)]
+struct Reference {
+    memory: ptx::Memory,
+    modules: HashMap<Module, ptx::Module>,
+    generated: Option<ptx::Module>,
+    commands: Vec<(String, Command)>,
+}
+
+impl Reference {
+    fn launch(&mut self, source: Option<Module>, launch: &ptx::Launch<'_>) {
+        let module = match source {
+            Some(source) => self.modules.entry(source).or_insert_with(|| ptx::Module::parse(source.ptx()).unwrap()),
+            None => self.generated.as_mut().unwrap(),
+        };
+        ptx::launch(module, &mut self.memory, launch, ptx::Schedule::Random(11)).unwrap_or_else(|e| panic!("{e}"));
+    }
+
+    fn product(&mut self, p: &Product, [a, b, c]: [DevicePointer; 3]) {
+        let at = |base: DevicePointer, index: usize| base.0 + 4 * index as u64;
+        for batch in 0..p.batch {
+            for row in 0..p.rows {
+                for column in 0..p.columns {
+                    let mut sum = 0.0f32;
+                    for k in 0..p.inner {
+                        let x = at(a, p.a.start + batch * p.a.batch + row * p.a.down + k * p.a.along);
+                        let y = at(b, p.b.start + batch * p.b.batch + k * p.b.down + column * p.b.along);
+                        let read = |at: u64| self.memory.read::<f32>(at, 1).unwrap()[0];
+                        sum = read(x).mul_add(read(y), sum);
+                    }
+                    let z = at(c, p.c.start + batch * p.c.batch + row * p.c.down + column * p.c.along);
+                    if p.accumulate {
+                        sum += self.memory.read::<f32>(z, 1).unwrap()[0];
+                    }
+                    self.memory.write(z, &[sum]).unwrap();
+                }
+            }
+        }
+    }
+}
+
+impl Device for Reference {
+    fn allocate(&mut self, bytes: u64, _: &str) -> Result<DevicePointer, DeviceError> {
+        Ok(DevicePointer(self.memory.alloc(bytes as usize)))
+    }
+
+    fn write(&mut self, to: DevicePointer, bytes: &[u8]) -> Result<(), DeviceError> {
+        self.memory.write(to.0, bytes).unwrap();
+        Ok(())
+    }
+
+    fn read(&mut self, from: DevicePointer, bytes: &mut [u8]) -> Result<(), DeviceError> {
+        bytes.copy_from_slice(&self.memory.read::<u8>(from.0, bytes.len()).unwrap());
+        Ok(())
+    }
+
+    fn prepare(&mut self, commands: Commands) -> Result<(), DeviceError> {
+        self.generated = Some(ptx::Module::parse(&commands.module).unwrap());
+        self.commands = commands.list;
+        Ok(())
+    }
+
+    fn step(&mut self) -> Result<(), DeviceError> {
+        for (_, command) in self.commands.clone() {
+            match &command {
+                Command::Launch(l) => {
+                    let arguments: Vec<ptx::Argument> = (l.arguments.iter())
+                        .map(|argument| match argument {
+                            Argument::U32(x) => ptx::Argument::U32(*x),
+                            Argument::U64(x) => ptx::Argument::U64(*x),
+                            Argument::F32(x) => ptx::Argument::F32(*x),
+                            Argument::Pointer(p) => ptx::Argument::U64(p.0),
+                            Argument::Bytes(bytes) => ptx::Argument::Bytes(bytes.clone()),
+                        })
+                        .collect();
+                    let launch = ptx::Launch {
+                        kernel: l.kernel,
+                        grid: l.grid,
+                        block: l.block,
+                        dynamic_shared: l.dynamic_shared,
+                        arguments: &arguments,
+                    };
+                    self.launch(Some(l.source), &launch);
+                }
+                Command::Generated { kernel, grid, block, shared, arguments } => {
+                    let arguments: Vec<ptx::Argument> = arguments.iter().map(|p| ptx::Argument::U64(p.0)).collect();
+                    let launch = ptx::Launch {
+                        kernel,
+                        grid: [*grid, 1, 1],
+                        block: [*block, 1, 1],
+                        dynamic_shared: *shared,
+                        arguments: &arguments,
+                    };
+                    self.launch(None, &launch);
+                }
+                Command::Product { product, a, b, c } => self.product(product, [*a, *b, *c]),
+                Command::Copy { from, to, bytes } => {
+                    let data = self.memory.read::<u8>(from.0, *bytes as usize).unwrap();
+                    self.memory.write(to.0, &data).unwrap();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn cache_bytes(&self) -> u64 {
+        1 << 20
+    }
+
+    fn resident_blocks(&self) -> u64 {
+        8
+    }
+}
+
+fn compiled(file: &str, optimizer: Optimizer) -> Compiled {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models").join(file);
+    compile(onnx::load(&path).unwrap(), &CompileOptions { optimizer, ..CompileOptions::default() }).unwrap()
+}
+
+/// A value for an input, the same in both engines.
+fn value(name: &str, dtype: ModelType, dims: &[usize], seed: usize) -> HostTensor {
+    let count: usize = dims.iter().product();
+    match dtype {
+        ModelType::I64 => HostTensor::i64(dims, &(0..count).map(|i| ((i * 7 + seed) % 10) as i64).collect::<Vec<_>>()).unwrap(),
+        _ => {
+            let wave = |i: usize| 0.05 * (0.37 * i as f32 + seed as f32).sin();
+            let squares = name.contains("variance") || name.starts_with("v.") || name.contains("var");
+            let at = |i: usize| if squares { wave(i).abs() + 1e-3 } else { wave(i) };
+            HostTensor::f32(dims, &(0..count).map(at).collect::<Vec<_>>()).unwrap()
+        }
+    }
+}
+
+/// Steps a model in both engines; returns the plan.
+fn compare(file: &str, optimizer: Optimizer, steps: usize, tolerance: f64) -> Plan {
+    let compiled = compiled(file, optimizer);
+    let b = &compiled.bindings;
+    let graph = &compiled.model.graph;
+    let mut program = Program::new(&compiled.model, &ProgramOptions::default()).unwrap();
+    let mut feeds: HashMap<String, HostTensor> = HashMap::new();
+    for (i, id) in graph.inputs.iter().enumerate() {
+        let v = graph.value(*id);
+        feeds.insert(v.name.clone(), value(&v.name, v.dtype().unwrap(), &v.dims().unwrap(), i));
+    }
+    let rate = b.learning_rate.as_ref().map(|r| r.name.clone());
+    if let Some(rate) = &rate {
+        feeds.insert(rate.clone(), HostTensor::f32(&[], &[0.01]).unwrap());
+    }
+    let step = b.step.as_ref();
+    let set_step = |feeds: &mut HashMap<String, HostTensor>, t: usize| {
+        if let Some(step) = step {
+            let tensor = HostTensor::f32(&[], &[(step.first + t as f64) as f32]).unwrap();
+            let dtype = if step.dtype == "i64" { ModelType::I64 } else { ModelType::F32 };
+            feeds.insert(step.name.clone(), tensor.cast(dtype).unwrap());
+        }
+    };
+    if let Some(gates) = &b.gates {
+        feeds.insert(gates.clone(), HostTensor::f32(&[3], &[1.0; 3]).unwrap());
+    }
+    set_step(&mut feeds, 0);
+    let plan = program.device_plan(&compiled.model, b).unwrap_or_else(|e| panic!("{file}: {e}"));
+    let scalars = Scalars { learning_rate: rate, step: step.map(|s| s.name.clone()), gates: b.gates.clone() };
+    let mut session = Session::new(plan.clone(), Reference::default(), &scalars).unwrap();
+    for (name, tensor) in &feeds {
+        session.set(name, tensor).unwrap();
+    }
+    let fed_back: HashMap<&str, &str> = (b.parameters.iter())
+        .flat_map(|p| p.states.iter().map(|s| (s.next.as_str(), s.name.as_str())).chain([(p.next.as_str(), p.name.as_str())]))
+        .chain(b.state.iter().map(|s| (s.next.as_str(), s.name.as_str())))
+        .collect();
+    for t in 0..steps {
+        set_step(&mut feeds, t);
+        if optimizer == Optimizer::Keep && let Some(step) = step {
+            session.set(&step.name, &feeds[&step.name]).unwrap();
+        }
+        session.step().unwrap();
+        let known: Vec<String> = program.inputs().map(str::to_string).collect();
+        let given = known.iter().map(|n| (n.clone(), feeds[n].clone())).collect();
+        for (name, want) in program.run(given).unwrap() {
+            let from = fed_back.get(name.as_str()).copied().unwrap_or(&name);
+            let got = session.get(from, Some(want.dims())).unwrap();
+            let (got, wanted) = (got.to_f64(), want.to_f64());
+            let size = wanted.iter().fold(1e-6f64, |m, x| m.max(x.abs()));
+            // Where the gradient is nothing but rounding, Adam's direction is too: few elements may differ.
+            let far = got.iter().zip(&wanted).filter(|(a, b)| !((*a - *b).abs() <= tolerance * size)).count();
+            assert!(far * 1000 <= wanted.len(), "{file} step {t}: {far} of {} elements of {name} differ", wanted.len());
+            if let Some(input) = fed_back.get(name.as_str()) {
+                feeds.insert((*input).to_string(), want);
+            }
+        }
+    }
+    assert!(plan.arena_bytes as f64 <= 1.15 * plan.live_bytes as f64, "{} for {}", plan.arena_bytes, plan.live_bytes);
+    plan
+}
+
+#[test]
+fn an_mlp_steps_as_on_the_cpu() {
+    let plan = compare("pytorch-train-step/mlp_adamw.onnx", Optimizer::NeuroPlastic, 3, 1e-4);
+    let tasks = |f: fn(&Task) -> bool| plan.work.iter().filter(|w| f(&w.task)).count();
+    // One launch steps all six parameters.
+    assert_eq!(tasks(|t| matches!(t, Task::NeuroPlastic { .. })), 1);
+    assert_eq!(tasks(|t| matches!(t, Task::Copy(_) | Task::Assign)), 0);
+    assert!(tasks(|t| matches!(t, Task::Expression(_))) <= 16, "{:#?}", plan.work.iter().map(|w| &w.name).collect::<Vec<_>>());
+}
+
+#[test]
+fn kept_optimizers_and_jax_steps_run() {
+    compare("pytorch-train-step/mlp_momentum.onnx", Optimizer::Keep, 2, 1e-4);
+    compare("jax-train-step/mlp_optax_sgd.onnx", Optimizer::NeuroPlastic, 2, 1e-4);
+}
+
+#[test]
+fn what_has_no_kernel_is_refused_by_name() {
+    let compiled = compiled("cnn-train-step/cnn_adamw.onnx", Optimizer::NeuroPlastic);
+    let program = Program::new(&compiled.model, &ProgramOptions::default()).unwrap();
+    let error = program.device_plan(&compiled.model, &compiled.bindings).unwrap_err().to_string();
+    assert!(error.contains("Conv") && error.contains("--device cpu"), "{error}");
+}
