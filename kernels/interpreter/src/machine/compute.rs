@@ -81,9 +81,9 @@ pub(super) fn compare(registers: &mut [Lanes], operation: &Compare, mask: u32) {
     }
     let mut result = UNUSED;
     apply(operation.function, mask, [&a, &b, &UNUSED, &UNUSED], &mut result);
-    let third = operation.combine.map(|(combine, predicate)| {
-        (combine, registers[predicate.register as usize], u64::from(predicate.negated))
-    });
+    let third = operation
+        .combine
+        .map(|(combine, predicate)| (combine, registers[predicate.register as usize], u64::from(predicate.negated)));
     for lane in lanes(mask) {
         let (holds, fails) = (result[lane], result[lane] ^ 1);
         let (holds, fails) = match &third {

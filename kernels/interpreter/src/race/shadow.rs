@@ -37,6 +37,7 @@ impl Entry {
 #[derive(Clone, Debug, Default)]
 struct Cell {
     first: Option<Entry>,
+    #[expect(clippy::box_collection, reason = "most cells have none, and there are very many cells")]
     more: Option<Box<Vec<Entry>>>,
 }
 
@@ -68,7 +69,7 @@ impl Shadow {
     /// Enters an access of aligned bytes that lie within the shadow, and finds an earlier one that it races with.
     pub fn enter(&mut self, offset: usize, bytes: usize, access: &Entry, view: &View) -> Option<Entry> {
         self.prepare(bytes);
-        let cells = &mut self.cells[offset >> self.shift..(offset + bytes - 1 >> self.shift) + 1];
+        let cells = &mut self.cells[offset >> self.shift..((offset + bytes - 1) >> self.shift) + 1];
         let mut conflict = None;
         for cell in cells {
             conflict = cell.enter(access, view).or(conflict);

@@ -33,8 +33,8 @@ pub(crate) fn carrying(opcode: &mut Opcode<'_>) -> Option<Carrying> {
         ("subc", None, Type::U64 | Type::S64) => (2, |a, b, _, carry| subtract_64(a, b, carry)),
         ("mad", Some("lo"), Type::U32 | Type::S32) => (3, |a, b, c, _| add_32((a & LOW) * (b & LOW), c, 0)),
         ("madc", Some("lo"), Type::U32 | Type::S32) => (3, |a, b, c, carry| add_32((a & LOW) * (b & LOW), c, carry)),
-        ("mad", Some("hi"), Type::U32) => (3, |a, b, c, _| add_32((a & LOW) * (b & LOW) >> 32, c, 0)),
-        ("madc", Some("hi"), Type::U32) => (3, |a, b, c, carry| add_32((a & LOW) * (b & LOW) >> 32, c, carry)),
+        ("mad", Some("hi"), Type::U32) => (3, |a, b, c, _| add_32(((a & LOW) * (b & LOW)) >> 32, c, 0)),
+        ("madc", Some("hi"), Type::U32) => (3, |a, b, c, carry| add_32(((a & LOW) * (b & LOW)) >> 32, c, carry)),
         ("mad", Some("lo"), Type::U64 | Type::S64) => (3, |a, b, c, _| add_64(a.wrapping_mul(b), c, 0)),
         ("madc", Some("lo"), Type::U64 | Type::S64) => (3, |a, b, c, carry| add_64(a.wrapping_mul(b), c, carry)),
         ("mad", Some("hi"), Type::U64) => (3, |a, b, c, _| add_64(high_64(a, b), c, 0)),
@@ -68,5 +68,5 @@ fn subtract_64(a: u64, b: u64, borrow: u64) -> (u64, u64) {
 }
 
 fn high_64(a: u64, b: u64) -> u64 {
-    (u128::from(a) * u128::from(b) >> 64) as u64
+    ((u128::from(a) * u128::from(b)) >> 64) as u64
 }

@@ -21,9 +21,9 @@ mod tests;
 pub(crate) use carry::{Carrying, carrying};
 pub(crate) use compare::{Combine, comparison};
 use convert::Conversion;
+pub(crate) use float::{double, from_double, from_single, saturate_single, single};
 pub(crate) use integer_extra::{LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW};
 pub(crate) use opcode::Opcode;
-pub(crate) use float::{double, from_double, from_single, saturate_single, single};
 
 use crate::parse::ParseError;
 use crate::types::Type;
