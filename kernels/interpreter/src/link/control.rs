@@ -33,6 +33,11 @@ pub(super) fn decode<'a>(
         }
         ("exit", []) => Operation::Exit,
         ("trap" | "brkpt", []) => Operation::Trap,
+        // Launches follow each other here anyway.
+        ("griddepcontrol", []) => {
+            opcode.choice(&["wait", "launch_dependents"]);
+            Operation::Nothing
+        }
         ("nanosleep", [_]) => {
             opcode.ty();
             Operation::Sleep

@@ -42,7 +42,7 @@ struct Cell {
 }
 
 /// The cells of a page of global memory, or of a block's shared memory. A cell stands for four bytes until something
-/// smaller is touched, and then for one.
+/// smaller is touched, and then for so many.
 #[derive(Debug)]
 pub(crate) struct Shadow {
     bytes: usize,
@@ -60,9 +60,11 @@ impl Shadow {
         if self.cells.is_empty() {
             self.cells.resize(self.bytes.div_ceil(4), Cell::default());
         }
-        if bytes < 4 && self.shift == 2 {
-            self.cells = self.cells.iter().flat_map(|cell| std::iter::repeat_n(cell, 4)).cloned().collect();
-            self.shift = 0;
+        let wanted = bytes.min(4).ilog2();
+        if wanted < self.shift {
+            let pieces = 1 << (self.shift - wanted);
+            self.cells = self.cells.iter().flat_map(|cell| std::iter::repeat_n(cell, pieces)).cloned().collect();
+            self.shift = wanted;
         }
     }
 

@@ -10,6 +10,7 @@ mod compare;
 mod convert;
 mod divide;
 mod float;
+mod half_compare;
 mod half_precision;
 mod integer;
 mod integer_extra;
@@ -90,6 +91,7 @@ pub(crate) fn form(opcode: &mut Opcode<'_>) -> Result<Option<Form>, ParseError> 
         divide::form,
         approximate::form,
         compare::form,
+        half_compare::form,
         convert::form,
     ];
     for family in families {
@@ -105,7 +107,7 @@ pub(crate) fn form(opcode: &mut Opcode<'_>) -> Result<Option<Form>, ParseError> 
 
 /// The addition of a sixteen-bit float type.
 pub(crate) fn half_addition(ty: Type) -> Option<Function> {
-    half_precision::function("add", ty, false, false)
+    half_precision::function("add", ty, half_precision::Manner::Plain)
 }
 
 /// Flushes a single-precision subnormal to zero with its sign.
