@@ -28,7 +28,7 @@ macro_rules! exact {
             ("div", Type::F32) => Function::Two(|a, b| quotient_single(a, b, $direction)),
             ("div", Type::F64) => Function::Two(|a, b| quotient_double(a, b, $direction)),
             ("rcp", Type::F32) => Function::One(|a| quotient_single(ONE_SINGLE, a, $direction)),
-            ("rcp", Type::F64) if flush => Function::One(|a| quotient_double(ONE_DOUBLE, a, $direction)),
+            ("rcp", Type::F64) => Function::One(|a| quotient_double(ONE_DOUBLE, a, $direction)),
             ("sqrt", Type::F32) => Function::One(|a| root_single(a, $direction)),
             ("sqrt", Type::F64) => Function::One(|a| root_double(a, $direction)),
             _ => return None,
