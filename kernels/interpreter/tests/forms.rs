@@ -121,6 +121,18 @@ fn vectors_and_parts() {
 }
 
 #[test]
+fn carries() {
+    // 64-bit arithmetic on halves, and the carry that a subtraction leaves where nothing was borrowed.
+    let parts = "mov.u32 %r2, 0xfffffff0;\nmov.u32 %r3, 5;\n";
+    check(&format!("{parts}add.cc.u32 %r4, %r2, %r0;\naddc.u32 %r1, %r3, 0;"), |t| 5 + u32::from(t >= 16));
+    check(&format!("{parts}sub.cc.u32 %r4, %r0, 9;\nsubc.u32 %r1, %r3, 0;"), |t| 5 - u32::from(t < 9));
+    check(&format!("{parts}sub.cc.u32 %r4, %r0, 9;\naddc.u32 %r1, 0, 0;"), |t| u32::from(t >= 9));
+    check(&format!("{parts}mad.lo.cc.u32 %r4, %r2, %r0, %r2;\nmadc.hi.u32 %r1, %r2, %r0, 0;"), |t| {
+        ((0xffff_fff0_u64 * u64::from(t) + 0xffff_fff0) >> 32) as u32
+    });
+}
+
+#[test]
 fn shared_and_local_memory() {
     let declarations = ".shared .align 16 .b8 tile[256];\n.global .align 4 .u32 numbers[3] = {2, 3, 4};\n\
                         .global .align 8 .u64 pointer = generic(numbers);\n\

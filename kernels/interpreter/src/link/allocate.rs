@@ -91,14 +91,11 @@ fn lifetimes(code: &mut [Instruction], range: Range<usize>, names: &[Register]) 
                 own.push(*register);
             }
             let at = 2 * (range.start + offset);
+            // Where a guard does not hold the old value lives on, as if it were read.
+            let kept = guarded || access != Use::Write;
+            extend(*register, if kept { at } else { at + 1 });
             extend(*register, if access == Use::Read { at } else { at + 1 });
-            // Where the guard does not hold the old value lives on.
-            if guarded && access == Use::Write {
-                extend(*register, at);
-                found.push((*number, Use::Read));
-            } else {
-                found.push((*number, access));
-            }
+            found.push((*number, if kept { Use::Read } else { Use::Write }));
         });
         accesses.push(found);
     }

@@ -7,11 +7,13 @@ use crate::program::{BarrierAction, Instruction, Operation, Register};
 pub(super) enum Use {
     Read,
     Write,
+    /// Read, then written.
+    Update,
 }
 
-/// Visits every register of an instruction, its guard's included.
+/// Visits every register of an instruction once in each place, its guard's included.
 pub(super) fn visit(instruction: &mut Instruction, visit: &mut impl FnMut(&mut Register, Use)) {
-    use Use::{Read, Write};
+    use Use::{Read, Update, Write};
     if let Some(guard) = &mut instruction.guard {
         visit(&mut guard.register, Read);
     }
@@ -32,10 +34,7 @@ pub(super) fn visit(instruction: &mut Instruction, visit: &mut impl FnMut(&mut R
         Operation::Carry { carrying, sources, destination, carry } => {
             sources[..carrying.arity].iter_mut().for_each(|source| visit(source, Read));
             visit(destination, Write);
-            visit(carry, Read);
-            if carrying.writes {
-                visit(carry, Write);
-            }
+            visit(carry, if carrying.writes { Update } else { Read });
         }
         Operation::Pack { destination, parts, .. } => {
             parts.iter_mut().for_each(|part| visit(part, Read));
