@@ -106,7 +106,7 @@ pub enum FaultKind {
     UseAfterFree { access: AccessKind, address: u64, bytes: u64, start: u64 },
     #[error("no live allocation begins at {address:#x}, so it cannot be freed")]
     BadFree { address: u64 },
-    #[error("the {bytes} bytes of {space} memory at {address:#x} were never written, not all of them, and are read")]
+    #[error("a read of {bytes} bytes of {space} memory at {address:#x} finds bytes that were never written")]
     Uninitialised { space: MemorySpace, address: u64, bytes: u64 },
     #[error(
         "a {access} of {space} memory at {address:#x} races with a {earlier} by thread {thread} of block {block}: \

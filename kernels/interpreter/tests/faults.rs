@@ -119,8 +119,8 @@ fn memory_that_was_never_written() {
     assert_eq!(
         fault.to_string(),
         format!(
-            "kernel `past_the_end_right`, PTX line {}, block (1, 0, 0), thread (36, 0, 0): the 4 bytes of global memory \
-             at {:#x} were never written, not all of them, and are read",
+            "kernel `past_the_end_right`, PTX line {}, block (1, 0, 0), thread (36, 0, 0): a read of 4 bytes of \
+             global memory at {:#x} finds bytes that were never written",
             fault.place.as_ref().unwrap().line,
             x + 400
         )
