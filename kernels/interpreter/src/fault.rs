@@ -155,6 +155,8 @@ pub enum FaultKind {
     ArgumentSize { index: usize, wanted: usize, given: usize },
     #[error("a block of {threads} threads is more than the {limit} that the kernel or the device takes")]
     TooManyThreads { threads: u64, limit: u64 },
+    #[error("{size} along axis {axis} of the grid or block is more than the {limit} that a device takes")]
+    TooLong { axis: usize, size: u32, limit: u32 },
     #[error("the grid or the block is empty")]
     Empty,
     #[error("{bytes} bytes of shared memory are more than the {limit} of a block")]

@@ -156,6 +156,12 @@ fn check_geometry(kernel: &Kernel, launch: &Launch<'_>) -> Result<(), FaultKind>
     if threads == 0 || blocks == 0 {
         return Err(FaultKind::Empty);
     }
+    let limits = [0x7fff_ffff, 0xffff, 0xffff, 1024, 1024, 64];
+    for (index, (&size, limit)) in launch.grid.iter().chain(&launch.block).zip(limits).enumerate() {
+        if size > limit {
+            return Err(FaultKind::TooLong { axis: index % 3, size, limit });
+        }
+    }
     let limit = kernel.max_threads.unwrap_or(1024).min(1024);
     if threads > limit {
         return Err(FaultKind::TooManyThreads { threads, limit });

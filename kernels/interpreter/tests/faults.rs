@@ -159,6 +159,8 @@ fn launches_that_do_not_fit() {
     assert!(matches!(kind("transpose", 1, 32, &[]), FaultKind::ArgumentCount { wanted: 4, given: 0 }));
     assert!(matches!(kind("layer_norm", 1, 288, &[]), FaultKind::TooManyThreads { limit: 256, .. }));
     assert!(matches!(kind("transpose", 0, 32, &[]), FaultKind::Empty));
+    assert!(matches!(kind("transpose", 1 << 31, 32, &[]), FaultKind::TooLong { axis: 0, .. }));
+    assert!(matches!(kind("transpose", 1, 1025, &[]), FaultKind::TooLong { axis: 0, limit: 1024, .. }));
     let arguments = [Argument::U32(0), Argument::U64(0), Argument::I32(0), Argument::I32(0)];
     let size = FaultKind::ArgumentSize { index: 0, wanted: 8, given: 4 };
     assert_eq!(kind("transpose", 1, 32, &arguments), size);
