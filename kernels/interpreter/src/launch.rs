@@ -64,11 +64,13 @@ pub enum Schedule {
 #[derive(Clone, Debug)]
 pub struct Options {
     pub schedule: Schedule,
-    /// Watch for data races.
+    /// Watch for data races. Takes about eight bytes for each byte of global memory that a launch touches, and more
+    /// where it touches single bytes.
     pub races: bool,
     /// Watch for reads of memory that was never written.
     pub uninitialised: bool,
-    /// How many blocks run at the same time. A kernel whose blocks wait for later blocks needs its whole grid.
+    /// How many blocks run at the same time. A kernel whose blocks wait for later blocks needs its whole grid, or it
+    /// livelocks.
     pub resident_blocks: usize,
     /// Steps (instructions of a warp) after which a launch has livelocked, if in all of them no memory changed, no
     /// barrier was passed and no thread ended.
