@@ -106,7 +106,7 @@ pub enum FaultKind {
     UseAfterFree { access: AccessKind, address: u64, bytes: u64, start: u64 },
     #[error("no live allocation begins at {address:#x}, so it cannot be freed")]
     BadFree { address: u64 },
-    #[error("the {bytes} bytes of {space} memory at {address:#x} were never written, not all of them, and are read")]
+    #[error("a read of {bytes} bytes of {space} memory at {address:#x} finds bytes that were never written")]
     Uninitialised { space: MemorySpace, address: u64, bytes: u64 },
     #[error(
         "a {access} of {space} memory at {address:#x} races with a {earlier} by thread {thread} of block {block}: \
@@ -155,6 +155,8 @@ pub enum FaultKind {
     ArgumentSize { index: usize, wanted: usize, given: usize },
     #[error("a block of {threads} threads is more than the {limit} that the kernel or the device takes")]
     TooManyThreads { threads: u64, limit: u64 },
+    #[error("{size} along axis {axis} of the grid or block is more than the {limit} that a device takes")]
+    TooLong { axis: usize, size: u32, limit: u32 },
     #[error("the grid or the block is empty")]
     Empty,
     #[error("{bytes} bytes of shared memory are more than the {limit} of a block")]

@@ -64,11 +64,13 @@ pub enum Schedule {
 #[derive(Clone, Debug)]
 pub struct Options {
     pub schedule: Schedule,
-    /// Watch for data races.
+    /// Watch for data races. Takes about eight bytes for each byte of global memory that a launch touches, and more
+    /// where it touches single bytes.
     pub races: bool,
     /// Watch for reads of memory that was never written.
     pub uninitialised: bool,
-    /// How many blocks run at the same time. A kernel whose blocks wait for later blocks needs its whole grid.
+    /// How many blocks run at the same time. A kernel whose blocks wait for later blocks needs its whole grid, or it
+    /// livelocks.
     pub resident_blocks: usize,
     /// Steps (instructions of a warp) after which a launch has livelocked, if in all of them no memory changed, no
     /// barrier was passed and no thread ended.
@@ -155,6 +157,12 @@ fn check_geometry(kernel: &Kernel, launch: &Launch<'_>) -> Result<(), FaultKind>
     let blocks = launch.grid.iter().map(|&size| u64::from(size)).fold(1, u64::saturating_mul);
     if threads == 0 || blocks == 0 {
         return Err(FaultKind::Empty);
+    }
+    let limits = [0x7fff_ffff, 0xffff, 0xffff, 1024, 1024, 64];
+    for (index, (&size, limit)) in launch.grid.iter().chain(&launch.block).zip(limits).enumerate() {
+        if size > limit {
+            return Err(FaultKind::TooLong { axis: index % 3, size, limit });
+        }
     }
     let limit = kernel.max_threads.unwrap_or(1024).min(1024);
     if threads > limit {

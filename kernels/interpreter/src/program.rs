@@ -36,6 +36,11 @@ impl Kernel {
         self.parameters.iter().map(|range| range.len())
     }
 
+    /// How many registers the interpreter keeps for each thread, constants included. It says nothing about a device.
+    pub fn registers(&self) -> usize {
+        self.registers as usize
+    }
+
     /// Bytes of static shared memory, without the guard zones.
     pub fn shared_bytes(&self) -> u32 {
         self.shared.ranges.iter().map(|range| range.end - range.start).sum()

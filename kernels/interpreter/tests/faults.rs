@@ -119,8 +119,8 @@ fn memory_that_was_never_written() {
     assert_eq!(
         fault.to_string(),
         format!(
-            "kernel `past_the_end_right`, PTX line {}, block (1, 0, 0), thread (36, 0, 0): the 4 bytes of global memory \
-             at {:#x} were never written, not all of them, and are read",
+            "kernel `past_the_end_right`, PTX line {}, block (1, 0, 0), thread (36, 0, 0): a read of 4 bytes of \
+             global memory at {:#x} finds bytes that were never written",
             fault.place.as_ref().unwrap().line,
             x + 400
         )
@@ -159,6 +159,8 @@ fn launches_that_do_not_fit() {
     assert!(matches!(kind("transpose", 1, 32, &[]), FaultKind::ArgumentCount { wanted: 4, given: 0 }));
     assert!(matches!(kind("layer_norm", 1, 288, &[]), FaultKind::TooManyThreads { limit: 256, .. }));
     assert!(matches!(kind("transpose", 0, 32, &[]), FaultKind::Empty));
+    assert!(matches!(kind("transpose", 1 << 31, 32, &[]), FaultKind::TooLong { axis: 0, .. }));
+    assert!(matches!(kind("transpose", 1, 1025, &[]), FaultKind::TooLong { axis: 0, limit: 1024, .. }));
     let arguments = [Argument::U32(0), Argument::U64(0), Argument::I32(0), Argument::I32(0)];
     let size = FaultKind::ArgumentSize { index: 0, wanted: 8, given: 4 };
     assert_eq!(kind("transpose", 1, 32, &arguments), size);

@@ -28,7 +28,8 @@ fn compute(declarations: &str, body: &str) -> Vec<u32> {
         let out = memory.alloc(4 * THREADS as usize);
         let given = [7_u32, 8, 9, 10].iter().flat_map(|value| value.to_le_bytes()).collect();
         let arguments = [Argument::U64(out), Argument::Bytes(given)];
-        run(&module, &mut memory, "k", line(1, THREADS), 0, &arguments, schedule).unwrap_or_else(|fault| panic!("{fault}\n{text}"));
+        run(&module, &mut memory, "k", line(1, THREADS), 0, &arguments, schedule)
+            .unwrap_or_else(|fault| panic!("{fault}\n{text}"));
         results.push(memory.read(out, THREADS as usize).unwrap());
     }
     assert!(results.windows(2).all(|pair| pair[0] == pair[1]), "the schedules differ");
@@ -114,10 +115,21 @@ fn vectors_and_parts() {
     check("mov.b64 {_, %r1}, 0x1234567800000000;", |_| 0x1234_5678);
     check("ld.param.v4.u32 {%r2, %r3, %r4, %r5}, [given];\nmad.lo.s32 %r1, %r2, %r5, %r4;", |_| 79);
     check("mov.b64 %rd1, given;\nld.param.u32 %r1, [%rd1+4];", |_| 8);
-    check(
-        "{.reg .b32 %t;\n.reg .pred %q;\nadd.s32 %t, %r0, 5;\nsetp.eq.s32 %q, %t, 6;\n@%q mov.b32 %r1, %t;}",
-        |t| if t == 1 { 6 } else { 0 },
-    );
+    check("{.reg .b32 %t;\n.reg .pred %q;\nadd.s32 %t, %r0, 5;\nsetp.eq.s32 %q, %t, 6;\n@%q mov.b32 %r1, %t;}", |t| {
+        if t == 1 { 6 } else { 0 }
+    });
+}
+
+#[test]
+fn carries() {
+    // 64-bit arithmetic on halves, and the carry that a subtraction leaves where nothing was borrowed.
+    let parts = "mov.u32 %r2, 0xfffffff0;\nmov.u32 %r3, 5;\n";
+    check(&format!("{parts}add.cc.u32 %r4, %r2, %r0;\naddc.u32 %r1, %r3, 0;"), |t| 5 + u32::from(t >= 16));
+    check(&format!("{parts}sub.cc.u32 %r4, %r0, 9;\nsubc.u32 %r1, %r3, 0;"), |t| 5 - u32::from(t < 9));
+    check(&format!("{parts}sub.cc.u32 %r4, %r0, 9;\naddc.u32 %r1, 0, 0;"), |t| u32::from(t >= 9));
+    check(&format!("{parts}mad.lo.cc.u32 %r4, %r2, %r0, %r2;\nmadc.hi.u32 %r1, %r2, %r0, 0;"), |t| {
+        ((0xffff_fff0_u64 * u64::from(t) + 0xffff_fff0) >> 32) as u32
+    });
 }
 
 #[test]
@@ -125,11 +137,18 @@ fn shared_and_local_memory() {
     let declarations = ".shared .align 16 .b8 tile[256];\n.global .align 4 .u32 numbers[3] = {2, 3, 4};\n\
                         .global .align 8 .u64 pointer = generic(numbers);\n\
                         .const .align 4 .u32 table[4] = {3, 1, 4, 1};\n.global .f32 half = 0f3F000000;";
-    let fill = "shl.b32 %r2, %r0, 2;\nmov.u32 %r3, tile;\nadd.s32 %r4, %r3, %r2;\nst.shared.u32 [%r4], %r0;\nbar.sync 0;\n";
-    check_with(declarations, &format!("{fill}sub.s32 %r5, 252, %r2;\nadd.s32 %r5, %r5, %r3;\nld.shared.u32 %r1, [%r5];"), |t| 63 - t);
+    let fill =
+        "shl.b32 %r2, %r0, 2;\nmov.u32 %r3, tile;\nadd.s32 %r4, %r3, %r2;\nst.shared.u32 [%r4], %r0;\nbar.sync 0;\n";
     check_with(
         declarations,
-        &format!("{fill}and.b32 %r5, %r2, 0xf0;\nadd.s32 %r5, %r5, %r3;\nld.shared.v4.u32 {{%r6, %r7, %r8, %r9}}, [%r5];\nadd.s32 %r1, %r6, %r9;"),
+        &format!("{fill}sub.s32 %r5, 252, %r2;\nadd.s32 %r5, %r5, %r3;\nld.shared.u32 %r1, [%r5];"),
+        |t| 63 - t,
+    );
+    check_with(
+        declarations,
+        &format!(
+            "{fill}and.b32 %r5, %r2, 0xf0;\nadd.s32 %r5, %r5, %r3;\nld.shared.v4.u32 {{%r6, %r7, %r8, %r9}}, [%r5];\nadd.s32 %r1, %r6, %r9;"
+        ),
         |t| t / 4 * 8 + 3,
     );
     check_with(
@@ -177,14 +196,21 @@ fn atomics() {
 
 #[test]
 fn control() {
-    check("and.b32 %r2, %r0, 3;\nTABLE: .branchtargets A, B, C, B;\nbrx.idx %r2, TABLE;\nA: mov.u32 %r1, 10;\nbra DONE;\n\
-           B: mov.u32 %r1, 20;\nbra DONE;\nC: mov.u32 %r1, 30;\nDONE:", |t| [10, 20, 30, 20][t as usize % 4]);
+    check(
+        "and.b32 %r2, %r0, 3;\nTABLE: .branchtargets A, B, C, B;\nbrx.idx %r2, TABLE;\nA: mov.u32 %r1, 10;\nbra DONE;\n\
+           B: mov.u32 %r1, 20;\nbra DONE;\nC: mov.u32 %r1, 30;\nDONE:",
+        |t| [10, 20, 30, 20][t as usize % 4],
+    );
     // As many rounds as the thread's number.
-    check("mov.u32 %r2, 0;\nLOOP: setp.ge.u32 %p1, %r2, %r0;\n@%p1 bra END;\nadd.s32 %r1, %r1, %r2;\nadd.s32 %r2, %r2, 1;\nbra LOOP;\nEND:", |t| t * t.saturating_sub(1) / 2);
+    check(
+        "mov.u32 %r2, 0;\nLOOP: setp.ge.u32 %p1, %r2, %r0;\n@%p1 bra END;\nadd.s32 %r1, %r1, %r2;\nadd.s32 %r2, %r2, 1;\nbra LOOP;\nEND:",
+        |t| t * t.saturating_sub(1) / 2,
+    );
     // The same label in two scopes.
-    check("{ setp.lt.u32 %p1, %r0, 5;\n@%p1 bra L;\nadd.s32 %r1, %r1, 1;\nL: }\n{ setp.lt.u32 %p1, %r0, 9;\n@%p1 bra L;\nadd.s32 %r1, %r1, 2;\nL: }", |t| {
-        u32::from(t >= 5) + 2 * u32::from(t >= 9)
-    });
+    check(
+        "{ setp.lt.u32 %p1, %r0, 5;\n@%p1 bra L;\nadd.s32 %r1, %r1, 1;\nL: }\n{ setp.lt.u32 %p1, %r0, 9;\n@%p1 bra L;\nadd.s32 %r1, %r1, 2;\nL: }",
+        |t| u32::from(t >= 5) + 2 * u32::from(t >= 9),
+    );
     // A lock that lanes of one warp take in turn: the holder must get on while others spin.
     check_with(
         ".shared .u32 lock;\n.shared .u32 sum;",

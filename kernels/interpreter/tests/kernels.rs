@@ -26,9 +26,11 @@ fn layer_normalisation() {
                 let centre = row.iter().map(|&v| f64::from(v)).sum::<f64>() / width as f64;
                 let variance = row.iter().map(|&v| (f64::from(v) - centre).powi(2)).sum::<f64>() / width as f64;
                 let inverse = 1.0 / (variance + 1e-5).sqrt();
-                expected.extend(row.iter().zip(scale.iter().zip(&bias)).map(|(&v, (&s, &b))| {
-                    ((f64::from(v) - centre) * inverse * f64::from(s) + f64::from(b)) as f32
-                }));
+                expected.extend(
+                    row.iter()
+                        .zip(scale.iter().zip(&bias))
+                        .map(|(&v, (&s, &b))| ((f64::from(v) - centre) * inverse * f64::from(s) + f64::from(b)) as f32),
+                );
             }
             close(&memory.read(y, rows * width).unwrap(), &expected, 1e-5);
         }
@@ -71,7 +73,8 @@ fn transposition() {
     for schedule in SCHEDULES {
         let mut memory = Memory::new();
         let (from, to) = (memory.alloc_from(&x), memory.alloc(4 * x.len()));
-        let arguments = [Argument::U64(from), Argument::U64(to), Argument::I32(rows as i32), Argument::I32(columns as i32)];
+        let arguments =
+            [Argument::U64(from), Argument::U64(to), Argument::I32(rows as i32), Argument::I32(columns as i32)];
         run(&module, &mut memory, "transpose", ([2, 3, 1], [32, 8, 1]), 0, &arguments, schedule).unwrap();
         let y: Vec<f32> = memory.read(to, x.len()).unwrap();
         let right = (0..x.len()).all(|index| y[index % columns * rows + index / columns] == x[index]);

@@ -51,7 +51,7 @@ pub(super) fn decode<'a>(
 
 /// From the old value and the operands to the new value.
 fn function(name: &str, ty: Type) -> Option<Function> {
-    use Type::{B32, B64, F16, F16x2, BF16, BF16x2, F32, F64, S32, S64, U32, U64};
+    use Type::{B32, B64, BF16, BF16x2, F16, F16x2, F32, F64, S32, S64, U32, U64};
     Some(match (name, ty) {
         ("add", U32 | S32 | U64 | S64) => Function::Two(|old, value| old.wrapping_add(value)),
         // The hardware's f32 atomic on global memory flushes; on results of ordinary size both are the same.
@@ -77,7 +77,9 @@ fn function(name: &str, ty: Type) -> Option<Function> {
             old if old == 0 || old > limit as u32 => limit,
             old => u64::from(old - 1),
         }),
-        ("cas", Type::B16) => Function::Three(|old, compare, value| if old as u16 == compare as u16 { value } else { old }),
+        ("cas", Type::B16) => {
+            Function::Three(|old, compare, value| if old as u16 == compare as u16 { value } else { old })
+        }
         ("cas", B32) => Function::Three(|old, compare, value| if old as u32 == compare as u32 { value } else { old }),
         ("cas", B64) => Function::Three(|old, compare, value| if old == compare { value } else { old }),
         _ => return None,

@@ -59,22 +59,22 @@ impl<'b, 'a> Body<'b, 'a> {
         match statement {
             Statement::Open => self.scopes.open(),
             Statement::Close => self.scopes.close(),
-            Statement::Label(name) => {
+            &Statement::Label { name, line } => {
                 let target = self.builder.code.len() as u32;
                 if !self.scopes.declare_label(name, target) {
-                    return Err(ParseError::Duplicate { line: 0, name: (*name).to_owned() });
+                    return Err(ParseError::Duplicate { line, name: name.to_owned() });
                 }
             }
-            Statement::Targets { label, targets } => {
+            Statement::Targets { label, targets, line } => {
                 if !self.scopes.declare_table(label, targets) {
-                    return Err(ParseError::Duplicate { line: 0, name: (*label).to_owned() });
+                    return Err(ParseError::Duplicate { line: *line, name: (*label).to_owned() });
                 }
             }
-            Statement::Registers { name, count } => {
-                let first = self.builder.new_registers(count.unwrap_or(1), 0)?;
+            &Statement::Registers { name, count, line } => {
+                let first = self.builder.new_registers(count.unwrap_or(1), line)?;
                 match count {
-                    Some(count) => self.scopes.declare_range(name, first, *count),
-                    None => self.declare(name, Entity::Register(first), 0)?,
+                    Some(count) => self.scopes.declare_range(name, first, count),
+                    None => self.declare(name, Entity::Register(first), line)?,
                 }
             }
             Statement::Variable(variable) => {

@@ -1,7 +1,8 @@
 //! A program under construction: registers, constants, memory layouts, and the functions still to be added.
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
+use super::allocate::allocate;
 use super::body::Body;
 use super::scope::Entity;
 use crate::parse::ParseError;
@@ -88,11 +89,15 @@ impl<'a> Builder<'a> {
         Body::build(self, function, &parameters, None)?;
         self.called_functions()?;
         let dynamic_shared = align(self.shared.size, 16).ok_or(too_large(function.line))?;
+        let entries: Vec<u32> = self.instances.iter().map(|instance| instance.entry).collect();
+        let constants: FxHashSet<Register> = self.fills.values().copied().collect();
+        let fixed = |register| register == Builder::SINK || constants.contains(&register);
+        let (registers, names) = allocate(&mut self.code, &entries, self.registers, fixed);
         Ok(Kernel {
             name: function.name.to_owned(),
             code: std::mem::take(&mut self.code),
-            registers: self.registers,
-            fills: self.fills.drain().collect(),
+            registers,
+            fills: self.fills.drain().map(|(fill, register)| (fill, names[register as usize])).collect(),
             parameters: std::mem::take(&mut self.parameters.ranges),
             shared: std::mem::take(&mut self.shared),
             dynamic_shared,

@@ -15,7 +15,10 @@ pub(super) fn decode<'a>(
     match (opcode.name, operands) {
         ("mov", [Operand::Vector(parts), source]) => unpack(body, opcode, parts, source).map(Some),
         ("mov", [destination, Operand::Vector(parts)]) => pack(body, opcode, destination, parts).map(Some),
-        ("mov", [destination, Operand::Name("%clock" | "%clock64" | "%globaltimer" | "%clock_hi" | "%globaltimer_lo")]) => {
+        (
+            "mov",
+            [destination, Operand::Name("%clock" | "%clock64" | "%globaltimer" | "%clock_hi" | "%globaltimer_lo")],
+        ) => {
             opcode.ty();
             Ok(Some(Operation::Clock { destination: body.destination(destination, opcode)? }))
         }

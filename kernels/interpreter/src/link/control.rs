@@ -33,6 +33,11 @@ pub(super) fn decode<'a>(
         }
         ("exit", []) => Operation::Exit,
         ("trap" | "brkpt", []) => Operation::Trap,
+        // Launches follow each other here anyway.
+        ("griddepcontrol", []) => {
+            opcode.choice(&["wait", "launch_dependents"]);
+            Operation::Nothing
+        }
         ("nanosleep", [_]) => {
             opcode.ty();
             Operation::Sleep
@@ -53,9 +58,8 @@ fn barrier<'a>(
         return Ok(opcode.flag("sync").then_some(Operation::WarpBarrier { mask }));
     }
     opcode.flag("cta");
-    let aligned = opcode.flag("aligned");
+    opcode.flag("aligned");
     let action = opcode.choice(&["sync", "arrive", "red"]).ok_or_else(|| opcode.unknown())?;
-    let _ = aligned;
     let (number, threads, action) = match (action, operands) {
         ("red", [destination, rest @ .., source]) => {
             let kind = opcode.choice(&["popc", "and", "or"]).ok_or_else(|| opcode.unknown())?;

@@ -56,9 +56,7 @@ fn access<'a>(body: &mut Body<'_, 'a>, opcode: &mut Opcode<'_>, address: &Operan
     let order = match manner {
         None | Some("weak") => Order::WEAK,
         Some("volatile" | "mmio") => Order { strong: Some(Scope::Device), ..Order::WEAK },
-        Some(manner) => {
-            Order { strong: Some(named_scope), acquire: manner == "acquire", release: manner == "release" }
-        }
+        Some(manner) => Order { strong: Some(named_scope), acquire: manner == "acquire", release: manner == "release" },
     };
     let non_coherent = opcode.flag("nc");
     // How long a line is to be kept says nothing about what is read.
@@ -100,11 +98,8 @@ fn lanes<'a>(
     }
     let mut registers = [0; 4];
     for (register, operand) in registers.iter_mut().zip(operands) {
-        *register = if reading {
-            body.source(operand, access.element, opcode)?
-        } else {
-            body.destination(operand, opcode)?
-        };
+        *register =
+            if reading { body.source(operand, access.element, opcode)? } else { body.destination(operand, opcode)? };
     }
     Ok(registers)
 }

@@ -1,5 +1,6 @@
 //! Structure to programs: each kernel, with the functions it calls, becomes one list of decoded instructions.
 
+mod allocate;
 mod atomic;
 mod body;
 mod builder;
@@ -9,6 +10,7 @@ mod control;
 mod memory;
 mod operands;
 mod scope;
+mod visit;
 mod warp;
 
 use std::collections::BTreeMap;

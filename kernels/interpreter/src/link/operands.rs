@@ -88,12 +88,7 @@ impl<'a> Body<'_, 'a> {
     }
 
     /// `[base+offset]` in a space. In a function, parameters lie in local memory.
-    pub fn address(
-        &mut self,
-        operand: &Operand<'_>,
-        space: Space,
-        opcode: &Opcode<'_>,
-    ) -> Result<Address, ParseError> {
+    pub fn address(&mut self, operand: &Operand<'_>, space: Space, opcode: &Opcode<'_>) -> Result<Address, ParseError> {
         let Operand::Address(base, offset) = operand else {
             return Err(opcode.bad_operand("an address in brackets is wanted"));
         };

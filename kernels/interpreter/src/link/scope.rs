@@ -96,7 +96,8 @@ impl<'a> Scopes<'a> {
         self.chain(self.current).find_map(|scope| {
             scope.names.get(name).copied().or_else(|| {
                 scope.ranges.iter().find_map(|&(prefix, first, count)| {
-                    let digits = name.strip_prefix(prefix).filter(|digits| digits.bytes().all(|b| b.is_ascii_digit()))?;
+                    let digits =
+                        name.strip_prefix(prefix).filter(|digits| digits.bytes().all(|b| b.is_ascii_digit()))?;
                     let index = digits.parse::<u64>().ok().filter(|&index| index < count)?;
                     Some(Entity::Register(first + index as u32))
                 })

@@ -38,7 +38,14 @@ pub(super) struct Target {
     pub order: Order,
 }
 
-fn target(warp: &Warp, lane: usize, address: &Address, bytes: usize, kind: AccessKind, order: Order) -> Result<Target, LaneFault> {
+fn target(
+    warp: &Warp,
+    lane: usize,
+    address: &Address,
+    bytes: usize,
+    kind: AccessKind,
+    order: Order,
+) -> Result<Target, LaneFault> {
     let address_value = warp.registers[address.base as usize][lane].wrapping_add(address.offset as u64);
     // Registers of 32 bits may carry noise above them, and hold no other kind of shared or local address.
     let address_value = match address.space {

@@ -11,7 +11,8 @@ impl Machine<'_> {
     /// Lets pass what can pass, and finds barriers that can never be passed.
     pub(super) fn settle(&mut self, block: &mut Block) -> Result<(), Fault> {
         loop {
-            let waiting = block.warps.iter().flat_map(|warp| warp.groups.iter().map(move |group| (warp.number, *group)));
+            let waiting =
+                block.warps.iter().flat_map(|warp| warp.groups.iter().map(move |group| (warp.number, *group)));
             let mut numbers = 0_u16;
             let mut runnable = false;
             let mut first_waiting = None;

@@ -12,12 +12,7 @@ const NOBODY: u64 = 0xffff_ffff;
 
 impl Machine<'_> {
     /// Carries the instruction out if all lanes of its masks are here, and waits for them otherwise.
-    pub(super) fn collective(
-        &mut self,
-        warp: &mut Warp,
-        operation: &Operation,
-        mask: u32,
-    ) -> Result<Flow, LaneFault> {
+    pub(super) fn collective(&mut self, warp: &mut Warp, operation: &Operation, mask: u32) -> Result<Flow, LaneFault> {
         let register = match *operation {
             Operation::WarpBarrier { mask }
             | Operation::Shuffle { mask, .. }
@@ -43,9 +38,11 @@ impl Machine<'_> {
         }
         match *operation {
             Operation::Shuffle { mode, destination, valid, source, lane, clamp, .. } => {
-                let [values, lane_values, clamps] = [source, lane, clamp].map(|register| warp.registers[register as usize]);
+                let [values, lane_values, clamps] =
+                    [source, lane, clamp].map(|register| warp.registers[register as usize]);
                 for lane in lanes(mask) {
-                    let (from, inside) = shuffle_source(mode, lane as u32, lane_values[lane] as u32, clamps[lane] as u32);
+                    let (from, inside) =
+                        shuffle_source(mode, lane as u32, lane_values[lane] as u32, clamps[lane] as u32);
                     let value = if mask >> from & 1 == 1 { values[from as usize] } else { NOBODY };
                     warp.registers[valid as usize][lane] = u64::from(inside);
                     warp.registers[destination as usize][lane] = value;

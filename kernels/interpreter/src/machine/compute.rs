@@ -32,35 +32,41 @@ fn apply(function: Function, mask: u32, sources: [&Lanes; 4], result: &mut Lanes
     }
 }
 
-const UNUSED: Lanes = [0; LANES];
+/// What stands for an operand that there is not.
+static UNUSED: Lanes = [0; LANES];
 
 pub(super) fn compute(registers: &mut [Lanes], operation: &Compute, mask: u32) {
     let arity = operation.function.arity();
-    let take = |index: usize, registers: &[Lanes]| {
-        if index < arity { registers[operation.sources[index] as usize] } else { UNUSED }
-    };
-    let mut a = take(0, registers);
-    let mut b = if arity > 1 { take(1, registers) } else { UNUSED };
-    let mut c = if arity > 2 { take(2, registers) } else { UNUSED };
-    let d = if arity > 3 { take(3, registers) } else { UNUSED };
-    if operation.flush_sources != 0 {
-        for (index, source) in [&mut a, &mut b, &mut c].into_iter().enumerate() {
-            if operation.flush_sources >> index & 1 == 1 {
-                source.iter_mut().for_each(|bits| *bits = flush_single(*bits));
-            }
-        }
+    let mut result = UNUSED;
+    let sources: [&Lanes; 4] =
+        std::array::from_fn(
+            |index| {
+                if index < arity { &registers[operation.sources[index] as usize] } else { &UNUSED }
+            },
+        );
+    if operation.flush_sources == 0 {
+        apply(operation.function, mask, sources, &mut result);
+    } else {
+        let flushed: [Lanes; 4] = std::array::from_fn(|index| {
+            let flush = operation.flush_sources >> index & 1 == 1;
+            sources[index].map(|bits| if flush { flush_single(bits) } else { bits })
+        });
+        apply(operation.function, mask, flushed.each_ref(), &mut result);
     }
-    let result = &mut registers[operation.destination as usize];
-    apply(operation.function, mask, [&a, &b, &c, &d], result);
-    if operation.flush_result || operation.saturate {
-        for lane in lanes(mask) {
-            if operation.saturate {
-                result[lane] = saturate_single(result[lane]);
-            }
-            if operation.flush_result {
-                result[lane] = flush_single(result[lane]);
-            }
-        }
+    if operation.saturate {
+        result = result.map(saturate_single);
+    }
+    if operation.flush_result {
+        result = result.map(flush_single);
+    }
+    write(&mut registers[operation.destination as usize], &result, mask);
+}
+
+fn write(register: &mut Lanes, result: &Lanes, mask: u32) {
+    if mask == u32::MAX {
+        *register = *result;
+    } else {
+        lanes(mask).for_each(|lane| register[lane] = result[lane]);
     }
 }
 
@@ -81,9 +87,9 @@ pub(super) fn compare(registers: &mut [Lanes], operation: &Compare, mask: u32) {
     }
     let mut result = UNUSED;
     apply(operation.function, mask, [&a, &b, &UNUSED, &UNUSED], &mut result);
-    let third = operation.combine.map(|(combine, predicate)| {
-        (combine, registers[predicate.register as usize], u64::from(predicate.negated))
-    });
+    let third = operation
+        .combine
+        .map(|(combine, predicate)| (combine, registers[predicate.register as usize], u64::from(predicate.negated)));
     for lane in lanes(mask) {
         let (holds, fails) = (result[lane], result[lane] ^ 1);
         let (holds, fails) = match &third {

@@ -16,14 +16,17 @@ use rustc_hash::FxHashMap;
 use crate::fault::{Fault, FaultKind, Place};
 use crate::launch::{Launch, Options, Statistics};
 use crate::memory::Memory;
-use crate::race::{View, Word};
 use crate::program::{Fill, Kernel, Register, Special};
+use crate::race::{View, Word};
 use block::Block;
 use random::Random;
 use warp::Warp;
 
 /// Threads of a warp.
 pub(crate) const LANES: usize = 32;
+
+/// What a register holds before it is written: no number in either precision, and no address.
+const POISON: u64 = 0x7fff_dead_7fff_dead;
 
 /// A fault of one thread of a warp.
 #[derive(Debug)]
@@ -52,13 +55,14 @@ pub(crate) struct Machine<'a> {
     threads: u32,
     dynamic_shared: u32,
     parameters: Vec<u8>,
-    constants: Vec<(Register, u64)>,
     specials: Vec<(Register, Special)>,
     statistics: Statistics,
     random: Random,
     /// The step at which something last changed.
     progress: u64,
-    /// Registers of warps that have ended: their constants stay good.
+    /// What a warp's registers hold at first.
+    template: Vec<[u64; LANES]>,
+    /// Registers of warps that have ended.
     spare_registers: Vec<Vec<[u64; LANES]>>,
     /// Strong loads since the turn began: a thread that waits for another is not worth a long turn.
     polls: u32,
@@ -78,17 +82,18 @@ impl<'a> Machine<'a> {
         variables: &[u64],
     ) -> Self {
         memory.launch += 1;
-        let mut constants = Vec::new();
+        let mut template = vec![[POISON; LANES]; kernel.registers as usize];
         let mut specials = Vec::new();
         for &(fill, register) in &kernel.fills {
             match fill {
-                Fill::Constant(value) => constants.push((register, value)),
+                Fill::Constant(value) => template[register as usize] = [value; LANES],
                 Fill::Special(special) => specials.push((register, special)),
                 Fill::DynamicShared(offset) => {
-                    constants.push((register, u64::from(kernel.dynamic_shared).wrapping_add(offset as u64)));
+                    let address = u64::from(kernel.dynamic_shared).wrapping_add(offset as u64);
+                    template[register as usize] = [address; LANES];
                 }
                 Fill::Variable(number, offset) => {
-                    constants.push((register, variables[number].wrapping_add(offset as u64)));
+                    template[register as usize] = [variables[number].wrapping_add(offset as u64); LANES];
                 }
             }
         }
@@ -101,7 +106,7 @@ impl<'a> Machine<'a> {
             threads: launch.block.iter().product(),
             dynamic_shared: launch.dynamic_shared,
             parameters,
-            constants,
+            template,
             specials,
             statistics: Statistics::default(),
             random: Random::new(options.schedule),
@@ -143,13 +148,8 @@ impl<'a> Machine<'a> {
     }
 
     fn new_warp(&mut self, block: &Block, number: u32) -> Warp {
-        let registers = self.spare_registers.pop().unwrap_or_else(|| {
-            let mut registers = vec![[0; LANES]; self.kernel.registers as usize];
-            for &(register, value) in &self.constants {
-                registers[register as usize] = [value; LANES];
-            }
-            registers
-        });
+        let mut registers = self.spare_registers.pop().unwrap_or_default();
+        registers.clone_from(&self.template);
         let threads = (self.threads - number * LANES as u32).min(LANES as u32);
         let mask = u32::MAX >> (LANES as u32 - threads);
         let mut warp = Warp::new(number, registers, mask, self.kernel.local.size as usize);

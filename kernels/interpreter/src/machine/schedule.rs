@@ -151,8 +151,8 @@ impl Machine<'_> {
         }
         let ready = warp.groups.iter().enumerate().filter(|(_, group)| group.wait == Wait::Nothing);
         let forwards = match self.options.schedule {
-            Schedule::InOrder => warp.turns % 4 != 0,
-            Schedule::Reversed => warp.turns % 4 == 0,
+            Schedule::InOrder => !warp.turns.is_multiple_of(4),
+            Schedule::Reversed => warp.turns.is_multiple_of(4),
             Schedule::Random(seed) => (u64::from(warp.turns) ^ seed) % 3 != 0,
         };
         let place = |group: &Group| if forwards { group.pc } else { u32::MAX - group.pc };

@@ -13,13 +13,19 @@ pub(super) enum Flow {
     /// As `Next`, and the turn is over.
     Yield,
     /// The lanes of the mask go to the target, the others to the next instruction.
-    Jump { mask: u32, target: u32 },
+    Jump {
+        mask: u32,
+        target: u32,
+    },
     /// Each mask goes to its own target.
     Scatter(Vec<(u32, u32)>),
     /// The lanes of the mask have ended.
     End(u32),
     /// The lanes of the mask wait where they are.
-    Wait { mask: u32, wait: Wait },
+    Wait {
+        mask: u32,
+        wait: Wait,
+    },
 }
 
 impl Machine<'_> {
@@ -148,13 +154,7 @@ pub(super) fn first(mask: u32, kind: FaultKind) -> LaneFault {
     LaneFault { lane: mask.trailing_zeros() as usize, kind }
 }
 
-fn branch_table(
-    index: &[u64; LANES],
-    targets: &[u32],
-    group: u32,
-    mask: u32,
-    pc: u32,
-) -> Result<Flow, LaneFault> {
+fn branch_table(index: &[u64; LANES], targets: &[u32], group: u32, mask: u32, pc: u32) -> Result<Flow, LaneFault> {
     let mut reached: Vec<(u32, u32)> = if group == mask { Vec::new() } else { vec![(pc + 1, group & !mask)] };
     for lane in lanes(mask) {
         let index = index[lane] & 0xffff_ffff;

@@ -54,7 +54,8 @@ pub(crate) fn tokens(text: &str) -> Result<Vec<Lexeme<'_>>, ParseError> {
                 continue;
             }
             b'/' if text[at..].starts_with("/*") => {
-                let length = text[at..].find("*/").ok_or_else(|| ParseError::syntax(line, "a comment is not closed"))?;
+                let length =
+                    text[at..].find("*/").ok_or_else(|| ParseError::syntax(line, "a comment is not closed"))?;
                 line += text[at..at + length].matches('\n').count() as u32;
                 at += length + 2;
                 continue;
@@ -108,7 +109,8 @@ fn directive_end(bytes: &[u8], start: usize) -> usize {
 
 fn number_end(bytes: &[u8], start: usize) -> usize {
     let mut end = word_end(bytes, start);
-    let hexadecimal = bytes[start] == b'0' && matches!(bytes.get(start + 1), Some(b'x' | b'X' | b'f' | b'F' | b'd' | b'D'));
+    let hexadecimal =
+        bytes[start] == b'0' && matches!(bytes.get(start + 1), Some(b'x' | b'X' | b'f' | b'F' | b'd' | b'D'));
     if hexadecimal {
         return end;
     }

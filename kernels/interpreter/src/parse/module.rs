@@ -46,9 +46,6 @@ impl<'a> Parser<'_, 'a> {
                 self.at += 1;
                 let space = Space::named(name).unwrap_or(Space::Global);
                 source.variables.push(self.variable(space)?);
-                while self.eat(',') {
-                    return Err(self.unexpected("one variable a declaration"));
-                }
                 self.expect(';')?;
             }
             "section" => {

@@ -39,8 +39,9 @@ impl<'a> Parser<'_, 'a> {
     }
 
     fn labelled(&mut self, label: &'a str) -> Result<Statement<'a>, ParseError> {
+        let line = self.lexemes[self.at - 1].line;
         if self.peek() != Some(Token::Directive("branchtargets")) {
-            return Ok(Statement::Label(label));
+            return Ok(Statement::Label { name: label, line });
         }
         self.at += 1;
         let mut targets = vec![self.word()?];
@@ -48,7 +49,7 @@ impl<'a> Parser<'_, 'a> {
             targets.push(self.word()?);
         }
         self.expect(';')?;
-        Ok(Statement::Targets { label, targets })
+        Ok(Statement::Targets { label, targets, line })
     }
 
     fn body_directive(&mut self, name: &'a str, statements: &mut Vec<Statement<'a>>) -> Result<(), ParseError> {
@@ -69,7 +70,7 @@ impl<'a> Parser<'_, 'a> {
                         count = Some(self.integer()?);
                         self.expect('>')?;
                     }
-                    statements.push(Statement::Registers { name, count });
+                    statements.push(Statement::Registers { name, count, line });
                     if !self.eat(',') {
                         break;
                     }

@@ -72,17 +72,22 @@ pub(crate) enum Initial<'a> {
 pub(crate) enum Statement<'a> {
     Open,
     Close,
-    Label(&'a str),
+    Label {
+        name: &'a str,
+        line: u32,
+    },
     /// `.reg .b32 %r<count>`, or one register where `count` is `None`.
     Registers {
         name: &'a str,
         count: Option<u64>,
+        line: u32,
     },
     Variable(Variable<'a>),
     /// `label: .branchtargets a, b, …;`
     Targets {
         label: &'a str,
         targets: Vec<&'a str>,
+        line: u32,
     },
     Instruction(Instruction<'a>),
 }

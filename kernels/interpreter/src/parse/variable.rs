@@ -43,7 +43,7 @@ impl<'a> Parser<'_, 'a> {
         }
         let mut initialiser = Vec::new();
         if self.eat('=') {
-            self.initialiser(element, &mut initialiser)?;
+            self.initialiser(element, &mut initialiser, 0)?;
         }
         if count.is_none() && !initialiser.is_empty() {
             count = Some(initialiser.len() as u64);
@@ -76,13 +76,17 @@ impl<'a> Parser<'_, 'a> {
         Ok(())
     }
 
-    fn initialiser(&mut self, element: Type, values: &mut Vec<Initial<'a>>) -> Result<(), ParseError> {
+    /// A value, or values in braces; `depth` of them are open.
+    fn initialiser(&mut self, element: Type, values: &mut Vec<Initial<'a>>, depth: u32) -> Result<(), ParseError> {
+        if depth > 16 {
+            return Err(self.unexpected("fewer braces"));
+        }
         if self.eat('{') {
             if self.eat('}') {
                 return Ok(());
             }
             loop {
-                self.initialiser(element, values)?;
+                self.initialiser(element, values, depth + 1)?;
                 if self.eat('}') {
                     return Ok(());
                 }

@@ -37,11 +37,12 @@ impl Entry {
 #[derive(Clone, Debug, Default)]
 struct Cell {
     first: Option<Entry>,
+    #[expect(clippy::box_collection, reason = "most cells have none, and there are very many cells")]
     more: Option<Box<Vec<Entry>>>,
 }
 
 /// The cells of a page of global memory, or of a block's shared memory. A cell stands for four bytes until something
-/// smaller is touched, and then for one.
+/// smaller is touched, and then for so many.
 #[derive(Debug)]
 pub(crate) struct Shadow {
     bytes: usize,
@@ -59,16 +60,18 @@ impl Shadow {
         if self.cells.is_empty() {
             self.cells.resize(self.bytes.div_ceil(4), Cell::default());
         }
-        if bytes < 4 && self.shift == 2 {
-            self.cells = self.cells.iter().flat_map(|cell| std::iter::repeat_n(cell, 4)).cloned().collect();
-            self.shift = 0;
+        let wanted = bytes.min(4).ilog2();
+        if wanted < self.shift {
+            let pieces = 1 << (self.shift - wanted);
+            self.cells = self.cells.iter().flat_map(|cell| std::iter::repeat_n(cell, pieces)).cloned().collect();
+            self.shift = wanted;
         }
     }
 
     /// Enters an access of aligned bytes that lie within the shadow, and finds an earlier one that it races with.
     pub fn enter(&mut self, offset: usize, bytes: usize, access: &Entry, view: &View) -> Option<Entry> {
         self.prepare(bytes);
-        let cells = &mut self.cells[offset >> self.shift..(offset + bytes - 1 >> self.shift) + 1];
+        let cells = &mut self.cells[offset >> self.shift..((offset + bytes - 1) >> self.shift) + 1];
         let mut conflict = None;
         for cell in cells {
             conflict = cell.enter(access, view).or(conflict);

@@ -3,6 +3,7 @@
 use super::float::{
     double, from_double, from_single, maximum_double, maximum_single, minimum_double, minimum_single, single,
 };
+use super::half_precision::Manner;
 use super::rounding::{Direction, fused_double, fused_single};
 use super::{Form, Function, Opcode, half_precision};
 use crate::types::Type;
@@ -28,13 +29,26 @@ pub(super) fn form(opcode: &mut Opcode<'_>) -> Option<Form> {
         (Type::F32, _) => directed_single(name, direction)?,
         (Type::F64, Direction::Nearest) => nearest_double(name)?,
         (Type::F64, _) => directed_double(name, direction)?,
-        (_, Direction::Nearest) => half_precision::function(name, ty, nan, opcode.flag("relu"))?,
+        (_, Direction::Nearest) => half_precision::function(name, ty, manner(opcode, nan))?,
         _ => return None,
     };
     let single_precision = ty == Type::F32;
     let flush = single_precision && opcode.flag("ftz");
     let saturate = rounded && single_precision && opcode.flag("sat");
     Some(Form { flush, saturate, ..Form::new(function, ty) })
+}
+
+fn manner(opcode: &mut Opcode<'_>, nan: bool) -> Manner {
+    if opcode.name == "ex2" {
+        // Only bfloat16 has the flushing form, and no other; its subnormals are kept here.
+        opcode.flag("ftz");
+    }
+    match () {
+        () if nan => Manner::Nan,
+        () if opcode.flag("relu") => Manner::Relu,
+        () if opcode.flag("sat") => Manner::Saturate,
+        () => Manner::Plain,
+    }
 }
 
 fn nearest_single(name: &str) -> Option<Function> {

@@ -47,11 +47,21 @@ pub(super) fn form(opcode: &mut Opcode<'_>) -> Option<Form> {
             let ty = opcode.ty().filter(|&ty| ty == Type::B32)?;
             let function = match opcode.choice(&["f4e", "b4e", "rc8", "ecl", "ecr", "rc16"]) {
                 None => Function::Three(permute),
-                Some("f4e") => Function::Three(|a, b, c| permute(a, b, [0x3210, 0x4321, 0x5432, 0x6543][c as usize & 3])),
-                Some("b4e") => Function::Three(|a, b, c| permute(a, b, [0x5670, 0x6701, 0x7012, 0x0123][c as usize & 3])),
-                Some("rc8") => Function::Three(|a, b, c| permute(a, b, [0x0000, 0x1111, 0x2222, 0x3333][c as usize & 3])),
-                Some("ecl") => Function::Three(|a, b, c| permute(a, b, [0x3210, 0x3211, 0x3222, 0x3333][c as usize & 3])),
-                Some("ecr") => Function::Three(|a, b, c| permute(a, b, [0x0000, 0x1110, 0x2210, 0x3210][c as usize & 3])),
+                Some("f4e") => {
+                    Function::Three(|a, b, c| permute(a, b, [0x3210, 0x4321, 0x5432, 0x6543][c as usize & 3]))
+                }
+                Some("b4e") => {
+                    Function::Three(|a, b, c| permute(a, b, [0x5670, 0x6701, 0x7012, 0x0123][c as usize & 3]))
+                }
+                Some("rc8") => {
+                    Function::Three(|a, b, c| permute(a, b, [0x0000, 0x1111, 0x2222, 0x3333][c as usize & 3]))
+                }
+                Some("ecl") => {
+                    Function::Three(|a, b, c| permute(a, b, [0x3210, 0x3211, 0x3222, 0x3333][c as usize & 3]))
+                }
+                Some("ecr") => {
+                    Function::Three(|a, b, c| permute(a, b, [0x0000, 0x1110, 0x2210, 0x3210][c as usize & 3]))
+                }
                 Some(_) => Function::Three(|a, b, c| permute(a, b, [0x1010, 0x3232, 0x1010, 0x3232][c as usize & 3])),
             };
             Some(Form::new(function, ty))

@@ -25,16 +25,16 @@ pub(crate) fn carrying(opcode: &mut Opcode<'_>) -> Option<Carrying> {
     let (arity, function): (usize, Operation) = match (attempt.name, half, ty) {
         ("add", None, Type::U32 | Type::S32) => (2, |a, b, _, _| add_32(a, b, 0)),
         ("addc", None, Type::U32 | Type::S32) => (2, |a, b, _, carry| add_32(a, b, carry)),
-        ("sub", None, Type::U32 | Type::S32) => (2, |a, b, _, _| subtract_32(a, b, 0)),
+        ("sub", None, Type::U32 | Type::S32) => (2, |a, b, _, _| subtract_32(a, b, 1)),
         ("subc", None, Type::U32 | Type::S32) => (2, |a, b, _, carry| subtract_32(a, b, carry)),
         ("add", None, Type::U64 | Type::S64) => (2, |a, b, _, _| add_64(a, b, 0)),
         ("addc", None, Type::U64 | Type::S64) => (2, |a, b, _, carry| add_64(a, b, carry)),
-        ("sub", None, Type::U64 | Type::S64) => (2, |a, b, _, _| subtract_64(a, b, 0)),
+        ("sub", None, Type::U64 | Type::S64) => (2, |a, b, _, _| subtract_64(a, b, 1)),
         ("subc", None, Type::U64 | Type::S64) => (2, |a, b, _, carry| subtract_64(a, b, carry)),
         ("mad", Some("lo"), Type::U32 | Type::S32) => (3, |a, b, c, _| add_32((a & LOW) * (b & LOW), c, 0)),
         ("madc", Some("lo"), Type::U32 | Type::S32) => (3, |a, b, c, carry| add_32((a & LOW) * (b & LOW), c, carry)),
-        ("mad", Some("hi"), Type::U32) => (3, |a, b, c, _| add_32((a & LOW) * (b & LOW) >> 32, c, 0)),
-        ("madc", Some("hi"), Type::U32) => (3, |a, b, c, carry| add_32((a & LOW) * (b & LOW) >> 32, c, carry)),
+        ("mad", Some("hi"), Type::U32) => (3, |a, b, c, _| add_32(((a & LOW) * (b & LOW)) >> 32, c, 0)),
+        ("madc", Some("hi"), Type::U32) => (3, |a, b, c, carry| add_32(((a & LOW) * (b & LOW)) >> 32, c, carry)),
         ("mad", Some("lo"), Type::U64 | Type::S64) => (3, |a, b, c, _| add_64(a.wrapping_mul(b), c, 0)),
         ("madc", Some("lo"), Type::U64 | Type::S64) => (3, |a, b, c, carry| add_64(a.wrapping_mul(b), c, carry)),
         ("mad", Some("hi"), Type::U64) => (3, |a, b, c, _| add_64(high_64(a, b), c, 0)),
@@ -52,9 +52,10 @@ fn add_32(a: u64, b: u64, carry: u64) -> (u64, u64) {
     (sum & LOW, sum >> 32)
 }
 
-fn subtract_32(a: u64, b: u64, borrow: u64) -> (u64, u64) {
-    let difference = (a & LOW).wrapping_sub(b & LOW).wrapping_sub(borrow);
-    (difference & LOW, difference >> 63)
+/// As the hardware subtracts, by adding the complement: the carry says that nothing was borrowed. NVIDIA's own code for
+/// wide divisions adds the carry of a subtraction, and relies on this.
+fn subtract_32(a: u64, b: u64, carry: u64) -> (u64, u64) {
+    add_32(a, !b, carry)
 }
 
 fn add_64(a: u64, b: u64, carry: u64) -> (u64, u64) {
@@ -62,11 +63,10 @@ fn add_64(a: u64, b: u64, carry: u64) -> (u64, u64) {
     (sum as u64, (sum >> 64) as u64)
 }
 
-fn subtract_64(a: u64, b: u64, borrow: u64) -> (u64, u64) {
-    let difference = u128::from(a).wrapping_sub(u128::from(b)).wrapping_sub(u128::from(borrow));
-    (difference as u64, (difference >> 127) as u64)
+fn subtract_64(a: u64, b: u64, carry: u64) -> (u64, u64) {
+    add_64(a, !b, carry)
 }
 
 fn high_64(a: u64, b: u64) -> u64 {
-    (u128::from(a) * u128::from(b) >> 64) as u64
+    ((u128::from(a) * u128::from(b)) >> 64) as u64
 }

@@ -119,7 +119,11 @@ impl Conversion {
             Number::Integer(value) if self.saturate => value.clamp(least, most),
             Number::Integer(value) => value,
             Number::Float(value) if value.is_nan() => {
-                if self.source == Type::F64 || bits == 64 { 1 << (bits - 1) } else { 0 }
+                if self.source == Type::F64 || bits == 64 {
+                    1 << (bits - 1)
+                } else {
+                    0
+                }
             }
             Number::Float(value) => (round(value, self.direction) as i128).clamp(least, most),
         };
@@ -151,7 +155,8 @@ impl Conversion {
             Type::F32 if value.is_nan() => 0x7fff_ffff,
             Type::F32 => {
                 let nearest = value as f32;
-                let residual = if nearest.is_infinite() && value.is_infinite() { 0.0 } else { value - f64::from(nearest) };
+                let residual =
+                    if nearest.is_infinite() && value.is_infinite() { 0.0 } else { value - f64::from(nearest) };
                 u64::from(direct_single(nearest, residual, self.direction).to_bits())
             }
             Type::BF16 => narrow_half::<bf16>(value, self.direction),

@@ -17,7 +17,7 @@ pub(super) fn form(opcode: &mut Opcode<'_>) -> Option<Form> {
     let flush = opcode.flag("ftz");
     let function = match Direction::named(manner) {
         Some(direction) => exact(opcode.name, ty, direction)?,
-        None => approximate(opcode.name, ty)?,
+        None => approximate(opcode.name, ty, flush)?,
     };
     Some(Form { flush: flush && ty == Type::F32, ..Form::new(function, ty) })
 }
@@ -46,8 +46,8 @@ fn exact(name: &str, ty: Type, direction: Direction) -> Option<Function> {
 }
 
 /// Within an ulp or two of the hardware's own: the exact result, rounded.
-fn approximate(name: &str, ty: Type) -> Option<Function> {
-    /// What the hardware's double-precision estimates read and write: the upper half.
+fn approximate(name: &str, ty: Type, flush: bool) -> Option<Function> {
+    /// What the hardware's flushing double-precision estimates read and write: the upper half.
     fn upper(bits: u64) -> u64 {
         bits & 0xffff_ffff_0000_0000
     }
@@ -56,7 +56,8 @@ fn approximate(name: &str, ty: Type) -> Option<Function> {
         ("rcp", Type::F32) => Function::One(|a| from_single(1.0 / single(a))),
         ("sqrt", Type::F32) => Function::One(|a| from_single(single(a).sqrt())),
         ("rsqrt", Type::F32) => Function::One(|a| from_single((1.0 / f64::from(single(a)).sqrt()) as f32)),
-        ("rcp", Type::F64) => Function::One(|a| upper(from_double(1.0 / double(upper(a))))),
+        ("rcp", Type::F64) if flush => Function::One(|a| upper(from_double(1.0 / double(upper(a))))),
+        ("rsqrt", Type::F64) if !flush => Function::One(|a| from_double(1.0 / double(a).sqrt())),
         ("rsqrt", Type::F64) => Function::One(|a| upper(from_double(1.0 / double(upper(a)).sqrt()))),
         _ => return None,
     })

@@ -59,6 +59,11 @@ pub(super) fn to_odd(value: f64) -> f32 {
     f32::from_bits(towards_zero | 1)
 }
 
+/// Clamps to [0, 1]; NaN becomes 0.
+fn saturated(value: f64) -> f64 {
+    if value > 0.0 { value.min(1.0) } else { 0.0 }
+}
+
 /// Negative numbers become zero; NaN stays.
 pub(super) fn relu_of(value: f64) -> f64 {
     if value < 0.0 { 0.0 } else { value }
@@ -76,72 +81,63 @@ fn nan_or(a: f64, b: f64, otherwise: fn(f64, f64) -> f64) -> f64 {
     if a.is_nan() || b.is_nan() { f64::NAN } else { otherwise(a, b) }
 }
 
-fn one<H: Half>(a: u64, operation: fn(f64) -> f64) -> u64 {
-    H::narrow(operation(H::wide(a)))
+fn one<H: Half, const PAIR: bool>(a: u64, operation: fn(f64) -> f64) -> u64 {
+    let at = |shift: u32| H::narrow(operation(H::wide(a >> shift))) << shift;
+    if PAIR { at(0) | at(16) } else { at(0) }
 }
 
-fn two<H: Half>(a: u64, b: u64, operation: fn(f64, f64) -> f64) -> u64 {
-    H::narrow(operation(H::wide(a), H::wide(b)))
+fn two<H: Half, const PAIR: bool>(a: u64, b: u64, operation: fn(f64, f64) -> f64) -> u64 {
+    let at = |shift: u32| H::narrow(operation(H::wide(a >> shift), H::wide(b >> shift))) << shift;
+    if PAIR { at(0) | at(16) } else { at(0) }
 }
 
-fn three<H: Half>(a: u64, b: u64, c: u64, operation: fn(f64, f64, f64) -> f64) -> u64 {
-    H::narrow(operation(H::wide(a), H::wide(b), H::wide(c)))
+fn three<H: Half, const PAIR: bool>(a: u64, b: u64, c: u64, operation: fn(f64, f64, f64) -> f64) -> u64 {
+    let at = |shift: u32| H::narrow(operation(H::wide(a >> shift), H::wide(b >> shift), H::wide(c >> shift))) << shift;
+    if PAIR { at(0) | at(16) } else { at(0) }
 }
 
-fn scalar<H: Half>(name: &str, nan: bool, relu: bool) -> Option<Function> {
-    Some(match (name, nan, relu) {
-        ("add", false, false) => Function::Two(|a, b| two::<H>(a, b, |a, b| a + b)),
-        ("sub", false, false) => Function::Two(|a, b| two::<H>(a, b, |a, b| a - b)),
-        ("mul", false, false) => Function::Two(|a, b| two::<H>(a, b, |a, b| a * b)),
-        ("fma", false, false) => Function::Three(|a, b, c| three::<H>(a, b, c, fused)),
-        ("fma", false, true) => Function::Three(|a, b, c| three::<H>(a, b, c, |a, b, c| relu_of(fused(a, b, c)))),
-        ("min", false, false) => Function::Two(|a, b| two::<H>(a, b, lesser)),
-        ("max", false, false) => Function::Two(|a, b| two::<H>(a, b, greater)),
-        ("min", true, false) => Function::Two(|a, b| two::<H>(a, b, |a, b| nan_or(a, b, lesser))),
-        ("max", true, false) => Function::Two(|a, b| two::<H>(a, b, |a, b| nan_or(a, b, greater))),
-        ("abs", false, false) => Function::One(|a| a & 0x7fff),
-        ("neg", false, false) => Function::One(|a| a & 0xffff ^ 0x8000),
-        ("ex2", false, false) => Function::One(|a| one::<H>(a, f64::exp2)),
-        ("tanh", false, false) => Function::One(|a| one::<H>(a, f64::tanh)),
-        _ => return None,
-    })
+/// What is done beside the operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Manner {
+    Plain,
+    /// A NaN among the operands is the result (`.NaN`).
+    Nan,
+    Relu,
+    Saturate,
 }
 
-fn pair<H: Half>(name: &str, nan: bool, relu: bool) -> Option<Function> {
-    fn both1<H: Half>(a: u64, operation: fn(f64) -> f64) -> u64 {
-        one::<H>(a, operation) | one::<H>(a >> 16, operation) << 16
-    }
-    fn both2<H: Half>(a: u64, b: u64, operation: fn(f64, f64) -> f64) -> u64 {
-        two::<H>(a, b, operation) | two::<H>(a >> 16, b >> 16, operation) << 16
-    }
-    fn both3<H: Half>(a: u64, b: u64, c: u64, operation: fn(f64, f64, f64) -> f64) -> u64 {
-        three::<H>(a, b, c, operation) | three::<H>(a >> 16, b >> 16, c >> 16, operation) << 16
-    }
-    Some(match (name, nan, relu) {
-        ("add", false, false) => Function::Two(|a, b| both2::<H>(a, b, |a, b| a + b)),
-        ("sub", false, false) => Function::Two(|a, b| both2::<H>(a, b, |a, b| a - b)),
-        ("mul", false, false) => Function::Two(|a, b| both2::<H>(a, b, |a, b| a * b)),
-        ("fma", false, false) => Function::Three(|a, b, c| both3::<H>(a, b, c, fused)),
-        ("fma", false, true) => Function::Three(|a, b, c| both3::<H>(a, b, c, |a, b, c| relu_of(fused(a, b, c)))),
-        ("min", false, false) => Function::Two(|a, b| both2::<H>(a, b, lesser)),
-        ("max", false, false) => Function::Two(|a, b| both2::<H>(a, b, greater)),
-        ("min", true, false) => Function::Two(|a, b| both2::<H>(a, b, |a, b| nan_or(a, b, lesser))),
-        ("max", true, false) => Function::Two(|a, b| both2::<H>(a, b, |a, b| nan_or(a, b, greater))),
-        ("abs", false, false) => Function::One(|a| a & 0x7fff_7fff),
-        ("neg", false, false) => Function::One(|a| a & 0xffff_ffff ^ 0x8000_8000),
-        ("ex2", false, false) => Function::One(|a| both1::<H>(a, f64::exp2)),
-        ("tanh", false, false) => Function::One(|a| both1::<H>(a, f64::tanh)),
+fn of<H: Half, const PAIR: bool>(name: &str, manner: Manner) -> Option<Function> {
+    use Function::{One, Three, Two};
+    use Manner::{Nan, Plain, Relu, Saturate};
+    Some(match (name, manner) {
+        ("add", Plain) => Two(|a, b| two::<H, PAIR>(a, b, |a, b| a + b)),
+        ("sub", Plain) => Two(|a, b| two::<H, PAIR>(a, b, |a, b| a - b)),
+        ("mul", Plain) => Two(|a, b| two::<H, PAIR>(a, b, |a, b| a * b)),
+        ("add", Saturate) => Two(|a, b| two::<H, PAIR>(a, b, |a, b| saturated(a + b))),
+        ("sub", Saturate) => Two(|a, b| two::<H, PAIR>(a, b, |a, b| saturated(a - b))),
+        ("mul", Saturate) => Two(|a, b| two::<H, PAIR>(a, b, |a, b| saturated(a * b))),
+        ("fma", Plain) => Three(|a, b, c| three::<H, PAIR>(a, b, c, fused)),
+        ("fma", Relu) => Three(|a, b, c| three::<H, PAIR>(a, b, c, |a, b, c| relu_of(fused(a, b, c)))),
+        ("fma", Saturate) => Three(|a, b, c| three::<H, PAIR>(a, b, c, |a, b, c| saturated(fused(a, b, c)))),
+        ("min", Plain) => Two(|a, b| two::<H, PAIR>(a, b, lesser)),
+        ("max", Plain) => Two(|a, b| two::<H, PAIR>(a, b, greater)),
+        ("min", Nan) => Two(|a, b| two::<H, PAIR>(a, b, |a, b| nan_or(a, b, lesser))),
+        ("max", Nan) => Two(|a, b| two::<H, PAIR>(a, b, |a, b| nan_or(a, b, greater))),
+        ("abs", Plain) => One(|a| a & 0x7fff_7fff),
+        ("neg", Plain) => One(|a| a ^ 0x8000_8000),
+        ("ex2", Plain) => One(|a| one::<H, PAIR>(a, f64::exp2)),
+        ("tanh", Plain) => One(|a| one::<H, PAIR>(a, f64::tanh)),
         _ => return None,
     })
 }
 
 /// The function of an operation on a sixteen-bit type.
-pub(super) fn function(name: &str, ty: Type, nan: bool, relu: bool) -> Option<Function> {
+pub(super) fn function(name: &str, ty: Type, manner: Manner) -> Option<Function> {
     match ty {
-        Type::F16 => scalar::<f16>(name, nan, relu),
-        Type::BF16 => scalar::<bf16>(name, nan, relu),
-        Type::F16x2 => pair::<f16>(name, nan, relu),
-        Type::BF16x2 => pair::<bf16>(name, nan, relu),
+        Type::F16 => of::<f16, false>(name, manner),
+        Type::BF16 => of::<bf16, false>(name, manner),
+        Type::F16x2 => of::<f16, true>(name, manner),
+        Type::BF16x2 => of::<bf16, true>(name, manner),
         _ => None,
     }
 }

@@ -53,9 +53,9 @@ macro_rules! family {
                 ("mad", Some("lo")) => {
                     Function::Three(|a, b, c| (a as $int).wrapping_mul(b as $int).wrapping_add(c as $int) as u64)
                 }
-                ("mad", Some("hi")) => Function::Three(|a, b, c| {
-                    ((wide(a).wrapping_mul(wide(b)) >> BITS) as u64).wrapping_add(c)
-                }),
+                ("mad", Some("hi")) => {
+                    Function::Three(|a, b, c| ((wide(a).wrapping_mul(wide(b)) >> BITS) as u64).wrapping_add(c))
+                }
                 ("mad", Some("wide")) if BITS < 64 => {
                     Function::Three(|a, b, c| (wide(a).wrapping_mul(wide(b)) as u64).wrapping_add(c))
                 }
@@ -70,9 +70,9 @@ macro_rules! family {
                 }),
                 ("min", None) => Function::Two(|a, b| (a as $int).min(b as $int) as u64),
                 ("max", None) => Function::Two(|a, b| (a as $int).max(b as $int) as u64),
-                ("sad", None) => Function::Three(|a, b, c| {
-                    (c as $int).wrapping_add((a as $int).abs_diff(b as $int) as $int) as u64
-                }),
+                ("sad", None) => {
+                    Function::Three(|a, b, c| (c as $int).wrapping_add((a as $int).abs_diff(b as $int) as $int) as u64)
+                }
                 ("abs", None) if <$int>::MIN != 0 => {
                     Function::One(|a| if (a as $int) < 0 as $int { (a as $int).wrapping_neg() as u64 } else { a })
                 }
@@ -121,7 +121,7 @@ fn saturating(name: &str, half: Option<&str>, ty: Type) -> Option<Form> {
         ("add", None, Type::S32) => Function::Two(|a, b| (a as i32).saturating_add(b as i32) as u64),
         ("sub", None, Type::S32) => Function::Two(|a, b| (a as i32).saturating_sub(b as i32) as u64),
         ("mad", Some("hi"), Type::S32) => Function::Three(|a, b, c| {
-            let high = i64::from(a as i32) * i64::from(b as i32) >> 32;
+            let high = (i64::from(a as i32) * i64::from(b as i32)) >> 32;
             (high as i32).saturating_add(c as i32) as u64
         }),
         _ => return None,

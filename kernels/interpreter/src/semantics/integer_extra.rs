@@ -21,15 +21,15 @@ pub(super) fn form(opcode: &mut Opcode<'_>) -> Option<Form> {
                 Type::F32 => Function::Three(|a, b, c| if f32::from_bits(c as u32) >= 0.0 { a } else { b }),
                 _ => return None,
             };
-            let flush = opcode.flag("ftz") && selector == Type::F32;
-            // Only the selector is flushed, and flushing does not change its sign: there is nothing to do.
-            let _ = flush;
+            // Flushing does not change the selector's sign.
+            opcode.flag("ftz");
             Some(Form::new(function, ty).with_sources([ty, ty, selector, ty]))
         }
         "cvta" => {
             // Addresses of the global, constant and parameter spaces are generic ones already.
             let to = opcode.flag("to");
-            let space = opcode.choice(&["global", "const", "shared", "shared::cta", "local", "param", "param::entry"])?;
+            let space =
+                opcode.choice(&["global", "const", "shared", "shared::cta", "local", "param", "param::entry"])?;
             let ty = opcode.ty()?;
             Some(Form::new(window(space, to)?, ty))
         }
@@ -47,10 +47,18 @@ pub(super) fn form(opcode: &mut Opcode<'_>) -> Option<Form> {
         "mul24" | "mad24" => twenty_four(opcode),
         "dp4a" => {
             let function = match (opcode.ty()?, opcode.ty()?) {
-                (Type::U32, Type::U32) => Function::Three(|a, b, c| dot(a, b, c, |x| i32::from(x as u8), |x| i32::from(x as u8))),
-                (Type::S32, Type::S32) => Function::Three(|a, b, c| dot(a, b, c, |x| i32::from(x as i8), |x| i32::from(x as i8))),
-                (Type::U32, Type::S32) => Function::Three(|a, b, c| dot(a, b, c, |x| i32::from(x as u8), |x| i32::from(x as i8))),
-                (Type::S32, Type::U32) => Function::Three(|a, b, c| dot(a, b, c, |x| i32::from(x as i8), |x| i32::from(x as u8))),
+                (Type::U32, Type::U32) => {
+                    Function::Three(|a, b, c| dot(a, b, c, |x| i32::from(x as u8), |x| i32::from(x as u8)))
+                }
+                (Type::S32, Type::S32) => {
+                    Function::Three(|a, b, c| dot(a, b, c, |x| i32::from(x as i8), |x| i32::from(x as i8)))
+                }
+                (Type::U32, Type::S32) => {
+                    Function::Three(|a, b, c| dot(a, b, c, |x| i32::from(x as u8), |x| i32::from(x as i8)))
+                }
+                (Type::S32, Type::U32) => {
+                    Function::Three(|a, b, c| dot(a, b, c, |x| i32::from(x as i8), |x| i32::from(x as u8)))
+                }
                 _ => return None,
             };
             Some(Form::new(function, Type::B32))
@@ -69,11 +77,11 @@ pub(crate) const PARAM_WINDOW: u64 = 3 << 48;
 fn window(space: &str, to: bool) -> Option<Function> {
     Some(match (space, to) {
         ("global" | "const", _) => Function::One(|a| a),
-        ("shared" | "shared::cta", false) => Function::One(|a| a + SHARED_WINDOW),
+        ("shared" | "shared::cta", false) => Function::One(|a| a.wrapping_add(SHARED_WINDOW)),
         ("shared" | "shared::cta", true) => Function::One(|a| a.wrapping_sub(SHARED_WINDOW)),
-        ("local", false) => Function::One(|a| a + LOCAL_WINDOW),
+        ("local", false) => Function::One(|a| a.wrapping_add(LOCAL_WINDOW)),
         ("local", true) => Function::One(|a| a.wrapping_sub(LOCAL_WINDOW)),
-        ("param" | "param::entry", false) => Function::One(|a| a + PARAM_WINDOW),
+        ("param" | "param::entry", false) => Function::One(|a| a.wrapping_add(PARAM_WINDOW)),
         ("param" | "param::entry", true) => Function::One(|a| a.wrapping_sub(PARAM_WINDOW)),
         _ => return None,
     })
@@ -89,13 +97,15 @@ fn twenty_four(opcode: &mut Opcode<'_>) -> Option<Form> {
     let ty = opcode.ty()?;
     let function = match (opcode.name, opcode.choice(&["lo", "hi"])?, ty) {
         ("mul24", "lo", Type::U32) => Function::Two(|a, b| unsigned(a) * unsigned(b)),
-        ("mul24", "hi", Type::U32) => Function::Two(|a, b| unsigned(a) * unsigned(b) >> 16),
+        ("mul24", "hi", Type::U32) => Function::Two(|a, b| (unsigned(a) * unsigned(b)) >> 16),
         ("mul24", "lo", Type::S32) => Function::Two(|a, b| (signed(a) * signed(b)) as u64),
-        ("mul24", "hi", Type::S32) => Function::Two(|a, b| (signed(a) * signed(b) >> 16) as u64),
+        ("mul24", "hi", Type::S32) => Function::Two(|a, b| ((signed(a) * signed(b)) >> 16) as u64),
         ("mad24", "lo", Type::U32) => Function::Three(|a, b, c| (unsigned(a) * unsigned(b)).wrapping_add(c)),
-        ("mad24", "hi", Type::U32) => Function::Three(|a, b, c| (unsigned(a) * unsigned(b) >> 16).wrapping_add(c)),
+        ("mad24", "hi", Type::U32) => Function::Three(|a, b, c| ((unsigned(a) * unsigned(b)) >> 16).wrapping_add(c)),
         ("mad24", "lo", Type::S32) => Function::Three(|a, b, c| ((signed(a) * signed(b)) as u64).wrapping_add(c)),
-        ("mad24", "hi", Type::S32) => Function::Three(|a, b, c| ((signed(a) * signed(b) >> 16) as u64).wrapping_add(c)),
+        ("mad24", "hi", Type::S32) => {
+            Function::Three(|a, b, c| (((signed(a) * signed(b)) >> 16) as u64).wrapping_add(c))
+        }
         _ => return None,
     };
     Some(Form::new(function, ty))

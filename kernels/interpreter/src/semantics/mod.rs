@@ -10,6 +10,7 @@ mod compare;
 mod convert;
 mod divide;
 mod float;
+mod half_compare;
 mod half_precision;
 mod integer;
 mod integer_extra;
@@ -21,9 +22,9 @@ mod tests;
 pub(crate) use carry::{Carrying, carrying};
 pub(crate) use compare::{Combine, comparison};
 use convert::Conversion;
+pub(crate) use float::{double, from_double, from_single, saturate_single, single};
 pub(crate) use integer_extra::{LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW};
 pub(crate) use opcode::Opcode;
-pub(crate) use float::{double, from_double, from_single, saturate_single, single};
 
 use crate::parse::ParseError;
 use crate::types::Type;
@@ -90,6 +91,7 @@ pub(crate) fn form(opcode: &mut Opcode<'_>) -> Result<Option<Form>, ParseError> 
         divide::form,
         approximate::form,
         compare::form,
+        half_compare::form,
         convert::form,
     ];
     for family in families {
@@ -105,7 +107,7 @@ pub(crate) fn form(opcode: &mut Opcode<'_>) -> Result<Option<Form>, ParseError> 
 
 /// The addition of a sixteen-bit float type.
 pub(crate) fn half_addition(ty: Type) -> Option<Function> {
-    half_precision::function("add", ty, false, false)
+    half_precision::function("add", ty, half_precision::Manner::Plain)
 }
 
 /// Flushes a single-precision subnormal to zero with its sign.

@@ -67,7 +67,8 @@ fn exact_zero_sign(direction: Direction, positive: f32, exact_cancel: bool) -> f
 pub(crate) fn fused_single(a: u64, b: u64, c: u64, direction: Direction) -> u64 {
     let (a, b, c) = (single(a), single(b), single(c));
     let nearest = a.mul_add(b, c);
-    if direction == Direction::Nearest || (nearest.is_infinite() && !(a.is_finite() && b.is_finite() && c.is_finite())) {
+    if direction == Direction::Nearest || (nearest.is_infinite() && !(a.is_finite() && b.is_finite() && c.is_finite()))
+    {
         return from_single(nearest);
     }
     let residual = residual_single(f64::from(a), f64::from(b), f64::from(c), nearest);
@@ -79,7 +80,8 @@ pub(crate) fn fused_single(a: u64, b: u64, c: u64, direction: Direction) -> u64 
 pub(crate) fn fused_double(a: u64, b: u64, c: u64, direction: Direction) -> u64 {
     let (a, b, c) = (double(a), double(b), double(c));
     let nearest = a.mul_add(b, c);
-    if direction == Direction::Nearest || (nearest.is_infinite() && !(a.is_finite() && b.is_finite() && c.is_finite())) {
+    if direction == Direction::Nearest || (nearest.is_infinite() && !(a.is_finite() && b.is_finite() && c.is_finite()))
+    {
         return from_double(nearest);
     }
     let product = a * b;

@@ -179,8 +179,9 @@ fn carries() {
     };
     assert_eq!(apply("add.cc.u32", [MINUS, 1, 0, 1]), (0, 1));
     assert_eq!(apply("addc.u32", [MINUS, 0, 0, 1]), (0, 1));
-    assert_eq!(apply("sub.cc.u32", [0, 1, 0, 0]), (MINUS, 1));
-    assert_eq!(apply("subc.u64", [5, 3, 0, 1]), (1, 0));
+    assert_eq!(apply("sub.cc.u32", [0, 1, 0, 0]), (MINUS, 0));
+    assert_eq!(apply("sub.cc.u64", [1, 1, 0, 0]), (0, 1));
+    assert_eq!(apply("subc.u64", [5, 3, 0, 0]), (1, 1));
     assert_eq!(apply("mad.lo.cc.u32", [MINUS, 2, 2, 0]), (0, 1));
     assert_eq!(apply("madc.hi.u32", [MINUS, 2, 5, 1]), (7, 0));
     assert_eq!(apply("addc.cc.u64", [u64::MAX, 0, 0, 1]), (0, 1));
@@ -229,6 +230,8 @@ fn floats() {
         ("sqrt.approx.f32", &[s(9.0)], s(3.0)),
         ("sqrt.rp.f64", &[d(2.0)], d(2.0_f64.sqrt())),
         ("rsqrt.approx.f32", &[s(4.0)], s(0.5)),
+        ("rsqrt.approx.f64", &[d(3.0)], d(1.0 / 3.0_f64.sqrt())),
+        ("rsqrt.approx.ftz.f64", &[d(3.0)], d(1.0 / 3.0_f64.sqrt()) & !0xffff_ffff),
         ("ex2.approx.ftz.f32", &[s(-1.0)], s(0.5)),
         ("ex2.approx.ftz.f32", &[s(-140.0)], 0),
         ("lg2.approx.f32", &[s(8.0)], s(3.0)),
@@ -263,6 +266,11 @@ fn sixteen_bit_floats() {
         ("abs.f16", &[h(-2.0)], h(2.0)),
         ("ex2.approx.f16", &[h(3.0)], h(8.0)),
         ("tanh.approx.bf16", &[b(0.0)], 0),
+        ("set.gt.f16.f16", &[h(2.0), h(1.0)], h(1.0)),
+        ("set.nan.bf16.bf16", &[b(f32::NAN), b(1.0)], b(1.0)),
+        ("set.leu.f16x2.f16x2", &[h(2.0) << 16 | h(1.0), h(1.0) << 16 | h(1.0)], h(1.0)),
+        ("add.sat.f16", &[h(0.75), h(0.75)], h(1.0)),
+        ("fma.rn.sat.f16x2", &[h(-2.0) << 16 | h(3.0), h(4.0) << 16 | h(5.0), h(1.0)], h(1.0)),
         ("setp.lt.f16", &[h(1.0), h(2.0)], 1),
         ("setp.gtu.bf16", &[b(f32::NAN), b(2.0)], 1),
     ]);

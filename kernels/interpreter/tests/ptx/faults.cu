@@ -148,8 +148,11 @@ PAIR(last_block_volatile) {
         last = atomicInc(words, gridDim.x - 1) == gridDim.x - 1;
     }
     __syncthreads();
-    if (last && threadIdx.x < gridDim.x)
-        words[1 + threadIdx.x] = RIGHT ? *(volatile int*)&y[threadIdx.x] : y[threadIdx.x];
+    if (!last || threadIdx.x >= gridDim.x) return;
+    if (RIGHT)
+        words[1 + threadIdx.x] = *(volatile int*)&y[threadIdx.x];
+    else
+        words[1 + threadIdx.x] = y[threadIdx.x];
 }
 
 // Two blocks shake hands with a flag.
