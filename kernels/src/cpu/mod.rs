@@ -6,6 +6,7 @@
 
 pub mod contraction;
 pub mod conv;
+pub mod elementwise;
 mod error;
 mod geometry;
 mod im2col;
