@@ -22,4 +22,5 @@ mod sum;
 mod testing;
 
 pub use error::KernelError;
+pub(crate) use error::expect_len;
 pub use geometry::{Geometry, output_size};

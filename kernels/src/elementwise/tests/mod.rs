@@ -1,0 +1,3 @@
+//! Tests of the expression and everything that runs it.
+
+mod functions;
