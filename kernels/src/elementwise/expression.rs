@@ -192,7 +192,7 @@ impl Builder {
     }
 
     /// Type of an operand.
-    fn known(&self, operand: Operand) -> Result<DType, KernelError> {
+    pub(super) fn known(&self, operand: Operand) -> Result<DType, KernelError> {
         let exists = match operand {
             Operand::Input(i) => i < self.expression.inputs.len(),
             Operand::Result(i) => i < self.expression.instructions.len(),

@@ -30,6 +30,7 @@ mod functions;
 mod layout;
 mod operation;
 mod power;
+pub mod ptx;
 mod scalar;
 #[cfg(test)]
 mod tests;

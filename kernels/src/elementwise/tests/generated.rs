@@ -1,0 +1,107 @@
+//! Kernels for chosen shapes: large grids, every way to reduce, nothing to do.
+
+use super::random::check;
+use super::{interpret, values};
+use crate::elementwise::ptx::{Argument, generate, module};
+use crate::elementwise::{DType, Expression, Operation, Reduce};
+use npc_ptx_interpreter::Schedule;
+
+/// The product of a tensor and one that is repeated along `repeated`, and its reduction over `axes`.
+fn product(shape: &[usize], repeated: &[usize], axes: &[usize], reduce: Reduce, dtype: DType) -> Expression {
+    let mut builder = Expression::builder(shape);
+    let x = builder.input(dtype, shape).unwrap();
+    let part: Vec<usize> = shape.iter().enumerate().map(|(i, n)| if repeated.contains(&i) { 1 } else { *n }).collect();
+    let y = builder.input(dtype, &part).unwrap();
+    let z = builder.apply(Operation::Multiply, &[x, y]).unwrap();
+    builder.output(z).unwrap();
+    builder.reduce(reduce, z, axes).unwrap();
+    builder.finish().unwrap()
+}
+
+fn tensors(expression: &Expression) -> Vec<Vec<u8>> {
+    // The same seed as nothing else, and no special values: sums of them are compared.
+    let inputs = expression.inputs().iter().enumerate();
+    inputs.map(|(i, input)| values(input.dtype, input.shape.iter().product(), 77 + i as u64)).collect()
+}
+
+#[test]
+fn every_way_to_reduce() {
+    let cases: [(&[usize], &[usize], &[usize]); 12] = [
+        (&[8, 16, 100], &[1], &[2]),
+        (&[3, 5000], &[0], &[1]),
+        (&[40_000], &[], &[0]),
+        (&[40_001], &[], &[0]),
+        (&[1000, 40], &[0], &[0]),
+        (&[1000, 41], &[1], &[0]),
+        (&[7, 3, 20, 12], &[2], &[0, 2, 3]),
+        (&[7, 3, 20, 12], &[0, 3], &[1, 2]),
+        (&[70, 3, 24], &[0], &[0, 1]),
+        (&[5, 6, 7], &[], &[]),
+        (&[300, 1, 4], &[], &[0, 1]),
+        (&[600, 128], &[1], &[1]),
+    ];
+    for (shape, repeated, axes) in cases {
+        for dtype in [DType::F32, DType::F16, DType::I64] {
+            for (at, reduce) in [Reduce::Sum, Reduce::Mean, Reduce::Maximum, Reduce::Minimum].into_iter().enumerate() {
+                let expression = product(shape, repeated, axes, reduce, dtype);
+                let schedule = [Schedule::InOrder, Schedule::Reversed, Schedule::Random(at as u64)][at % 3];
+                for aligned in [true, false] {
+                    check(&expression, &tensors(&expression), aligned, schedule)
+                        .unwrap_or_else(|e| panic!("{shape:?} {repeated:?} {axes:?} {dtype:?} {reduce:?}: {e}"));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn sums_have_the_same_bits_under_every_schedule() {
+    for (shape, axes) in [(&[2, 30_000][..], &[1][..]), (&[3000, 36], &[0])] {
+        let expression = product(shape, &[], axes, Reduce::Sum, DType::F32);
+        assert_eq!(generate(&expression, true).unwrap().kernels.len(), 2, "{shape:?} is not cut into slices");
+        let run = |schedule| interpret(&expression, &tensors(&expression), true, schedule);
+        let first = run(Schedule::InOrder);
+        assert!([Schedule::Reversed, Schedule::Random(5)].into_iter().all(|schedule| run(schedule) == first));
+    }
+}
+
+#[test]
+fn nothing_is_launched_for_empty_outputs_and_nothing_reduces_to_the_identity() {
+    let empty = product(&[0, 4], &[], &[1], Reduce::Sum, DType::F32);
+    assert!(generate(&empty, true).unwrap().kernels.is_empty());
+    for reduce in [Reduce::Sum, Reduce::Mean, Reduce::Maximum, Reduce::Minimum] {
+        for shape in [[4, 0], [0, 4]] {
+            let axis = usize::from(shape[1] == 0);
+            let expression = product(&shape, &[], &[axis], reduce, DType::F32);
+            check(&expression, &tensors(&expression), true, Schedule::InOrder).unwrap();
+        }
+    }
+}
+
+#[test]
+fn kernels_are_named_by_their_text_and_enter_a_module_once() {
+    let (a, b) = (product(&[4, 8], &[0], &[1], Reduce::Sum, DType::F32), product(&[4, 9], &[0], &[1], Reduce::Sum, DType::F32));
+    let (a, again, b) = (generate(&a, true).unwrap(), generate(&a, true).unwrap(), generate(&b, true).unwrap());
+    assert_eq!(a, again);
+    assert_ne!(a.kernels[0].name, b.kernels[0].name);
+    assert_eq!(a.kernels[0].arguments, [Argument::Input(0), Argument::Input(1), Argument::Output(0), Argument::Output(1)]);
+    let text = module(a.kernels.iter().chain(&again.kernels).chain(&b.kernels));
+    assert_eq!(text.matches(".entry").count(), 2);
+}
+
+/// Indices of 64 bits: the last block of a tensor of more than 2³¹ elements is beyond what 32 bits reach.
+#[test]
+fn large_tensors_are_indexed_with_64_bits() {
+    let expression = product(&[3, 1 << 30], &[1], &[], Reduce::Sum, DType::F16);
+    let generated = generate(&expression, true).unwrap();
+    assert!(generated.kernels[0].entry.contains("div.u64") || generated.kernels[0].entry.contains("shr.u64"));
+    let mut builder = Expression::builder(&[3, 1 << 30]);
+    let x = builder.input(DType::Bool, &[3, 1 << 30]).unwrap();
+    let row = builder.input(DType::Bool, &[3, 1]).unwrap();
+    let y = builder.apply(Operation::Or, &[x, row]).unwrap();
+    builder.output(y).unwrap();
+    let generated = generate(&builder.finish().unwrap(), true).unwrap();
+    let kernel = &generated.kernels[0];
+    assert_eq!(u64::from(kernel.grid), 3 * (1 << 30) / 1024);
+    assert!(kernel.entry.contains("mad.lo.u64") && !kernel.entry.contains("mad.lo.u32"));
+}
