@@ -8,7 +8,6 @@ pub mod batch_norm;
 pub mod contraction;
 pub mod conv;
 pub mod dropout;
-pub mod elementwise;
 mod error;
 mod geometry;
 mod im2col;

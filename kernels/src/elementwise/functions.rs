@@ -48,6 +48,7 @@ pub(super) trait Machine {
     fn to_float(&mut self, a: Self::Int) -> Self::Float;
 
     /// c₀ + c₁·x + c₂·x² + …, by Horner's rule.
+    #[inline(always)]
     fn polynomial(&mut self, x: Self::Float, coefficients: &[f32]) -> Self::Float {
         let mut backwards = coefficients.iter().rev();
         let mut value = self.float(backwards.next().copied().unwrap_or(0.0));
@@ -59,6 +60,7 @@ pub(super) trait Machine {
     }
 
     /// `value` with its sign turned where `like` is negative.
+    #[inline(always)]
     fn signed_like(&mut self, value: Self::Float, like: Self::Float) -> Self::Float {
         let (zero, negated) = (self.float(0.0), self.neg(value));
         let negative = self.less(like, zero);
@@ -70,6 +72,7 @@ const LN2_HIGH: f32 = 0.693_145_75;
 const LN2_LOW: f32 = 1.428_606_8e-6;
 
 /// Applies a float operation other than a comparison; `None` for any other operation.
+#[inline(always)]
 pub(super) fn apply<M: Machine>(m: &mut M, operation: Operation, operands: &[M::Float]) -> Option<M::Float> {
     use Operation::*;
     Some(match (operation, operands) {
@@ -107,6 +110,7 @@ pub(super) fn apply<M: Machine>(m: &mut M, operation: Operation, operands: &[M::
 }
 
 /// Compares floats; `None` for an operation that is no comparison.
+#[inline(always)]
 pub(super) fn compare<M: Machine>(m: &mut M, operation: Operation, operands: &[M::Float]) -> Option<M::Flag> {
     Some(match (operation, operands) {
         (Operation::Less, &[a, b]) => m.less(a, b),
@@ -117,6 +121,7 @@ pub(super) fn compare<M: Machine>(m: &mut M, operation: Operation, operands: &[M
 }
 
 /// `a` where it is beyond `b` or NaN, else `b`.
+#[inline(always)]
 fn extremum<M: Machine>(m: &mut M, a: M::Float, b: M::Float, greatest: bool) -> M::Float {
     let beyond = if greatest { m.less(b, a) } else { m.less(a, b) };
     let nan = m.is_nan(a);
@@ -124,6 +129,7 @@ fn extremum<M: Machine>(m: &mut M, a: M::Float, b: M::Float, greatest: bool) -> 
     m.select(first, a, b)
 }
 
+#[inline(always)]
 fn sign<M: Machine>(m: &mut M, a: M::Float) -> M::Float {
     let (zero, one, minus_one) = (m.float(0.0), m.float(1.0), m.float(-1.0));
     let (negative, positive) = (m.less(a, zero), m.less(zero, a));
@@ -131,12 +137,14 @@ fn sign<M: Machine>(m: &mut M, a: M::Float) -> M::Float {
     m.select(positive, one, rest)
 }
 
+#[inline(always)]
 fn reciprocal<M: Machine>(m: &mut M, a: M::Float) -> M::Float {
     let one = m.float(1.0);
     m.div(one, a)
 }
 
 /// value · 2ⁿ for n in −252..=254, rounded once also where the result is subnormal.
+#[inline(always)]
 pub(super) fn scale<M: Machine>(m: &mut M, value: M::Float, n: M::Int) -> M::Float {
     let half = m.shift_right(n, 1);
     let rest = m.int_sub(n, half);
@@ -150,6 +158,7 @@ pub(super) fn scale<M: Machine>(m: &mut M, value: M::Float, n: M::Int) -> M::Flo
 }
 
 /// Clamped to `low..=high`; NaN stays.
+#[inline(always)]
 pub(super) fn clamp<M: Machine>(m: &mut M, x: M::Float, low: f32, high: f32) -> M::Float {
     let (low, high) = (m.float(low), m.float(high));
     let (below, above) = (m.less(x, low), m.less(high, x));
@@ -158,6 +167,7 @@ pub(super) fn clamp<M: Machine>(m: &mut M, x: M::Float, low: f32, high: f32) -> 
 }
 
 /// 1.0 ulp.
+#[inline(always)]
 fn exp<M: Machine>(m: &mut M, x: M::Float) -> M::Float {
     // Beyond these bounds the result is 0 or infinite.
     let x = clamp(m, x, -104.0, 89.0);
@@ -177,6 +187,7 @@ fn exp<M: Machine>(m: &mut M, x: M::Float) -> M::Float {
 }
 
 /// A positive number as m·2ᵉ with m in √½..√2: (m, e as a float).
+#[inline(always)]
 pub(super) fn split<M: Machine>(m: &mut M, x: M::Float) -> (M::Float, M::Float) {
     let (least, shift) = (m.float(f32::MIN_POSITIVE), m.float(8_388_608.0));
     let subnormal = m.less(x, least);
@@ -197,6 +208,7 @@ pub(super) fn split<M: Machine>(m: &mut M, x: M::Float) -> (M::Float, M::Float) 
 }
 
 /// 1.0 ulp.
+#[inline(always)]
 fn log<M: Machine>(m: &mut M, x: M::Float) -> M::Float {
     let (mantissa, exponent) = split(m, x);
     let one = m.float(1.0);
@@ -229,6 +241,7 @@ fn log<M: Machine>(m: &mut M, x: M::Float) -> M::Float {
 }
 
 /// 2 ulp.
+#[inline(always)]
 fn tanh<M: Machine>(m: &mut M, x: M::Float) -> M::Float {
     let magnitude = m.abs(x);
     let square = m.mul(x, x);
@@ -248,6 +261,7 @@ fn tanh<M: Machine>(m: &mut M, x: M::Float) -> M::Float {
 }
 
 /// 3 ulp above −87; 0 below −88.8.
+#[inline(always)]
 fn sigmoid<M: Machine>(m: &mut M, x: M::Float) -> M::Float {
     let negated = m.neg(x);
     let e = exp(m, negated);
@@ -257,6 +271,7 @@ fn sigmoid<M: Machine>(m: &mut M, x: M::Float) -> M::Float {
 }
 
 /// 2 ulp.
+#[inline(always)]
 fn erf<M: Machine>(m: &mut M, x: M::Float) -> M::Float {
     let magnitude = m.abs(x);
     let square = m.mul(x, x);

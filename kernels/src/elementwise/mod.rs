@@ -23,10 +23,12 @@
 //! # Ok::<(), npc_kernels::cpu::KernelError>(())
 //! ```
 
+pub mod blocks;
 mod dtype;
 mod evaluate;
 mod expression;
 mod functions;
+mod lanes;
 mod layout;
 mod operation;
 mod power;

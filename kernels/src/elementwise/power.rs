@@ -3,6 +3,7 @@
 use super::functions::{Machine, clamp, scale, split};
 
 /// log₂ of a positive finite number as an unevaluated sum of two floats, to about 2⁻³⁰ of its value.
+#[inline(always)]
 fn log2<M: Machine>(m: &mut M, x: M::Float) -> (M::Float, M::Float) {
     let (mantissa, exponent) = split(m, x);
     let one = m.float(1.0);
@@ -36,6 +37,7 @@ fn log2<M: Machine>(m: &mut M, x: M::Float) -> (M::Float, M::Float) {
 }
 
 /// The special cases are those of C's `pow`; elsewhere 4 ulp.
+#[inline(always)]
 pub(super) fn power<M: Machine>(m: &mut M, x: M::Float, y: M::Float) -> M::Float {
     let (zero, one) = (m.float(0.0), m.float(1.0));
     let (infinity, lowest) = (m.float(f32::INFINITY), m.float(f32::NEG_INFINITY));
@@ -69,6 +71,7 @@ pub(super) fn power<M: Machine>(m: &mut M, x: M::Float, y: M::Float) -> M::Float
 }
 
 /// Signs and special cases, given |x| to the power y.
+#[inline(always)]
 fn special<M: Machine>(m: &mut M, x: M::Float, y: M::Float, value: M::Float) -> M::Float {
     let (zero, one, half) = (m.float(0.0), m.float(1.0), m.float(0.5));
     let (lowest, nan) = (m.float(f32::NEG_INFINITY), m.float(f32::NAN));

@@ -13,6 +13,7 @@ use tract_onnx::tract_core::ops::logic::Iff;
 use tract_onnx::tract_hir::internal::*;
 
 pub fn rewrite(model: &mut TypedModel) -> TractResult<()> {
+    if std::env::var("NPC_NOFUSE").is_ok() { return Ok(()); }
     let order = model.eval_order()?;
     let mut taken: HashSet<usize> = HashSet::new();
     let mut groups: Vec<(usize, HashSet<usize>)> = Vec::new();
@@ -34,6 +35,7 @@ pub fn rewrite(model: &mut TypedModel) -> TractResult<()> {
         let shape = |outlet: OutletId| model.outlet_fact(outlet)?.shape.as_concrete().map(TVec::from).context("a shape is not known");
         op.shape = shape(root.into())?;
         op.inputs = inputs.iter().map(|i| shape(*i)).collect::<TractResult<_>>()?;
+        if std::env::var("NPC_DEBUG").is_ok() { eprintln!("{:?} {:?} {:?}", op.shape, op.inputs, op.instructions.iter().map(|i| format!("{:?}", i.operation)).collect::<Vec<_>>()); }
         let slices: Vec<&[usize]> = op.inputs.iter().map(|i| &i[..]).collect();
         op.expression = Some(Expression::new(&op.shape, &slices, op.instructions.clone()).map_err(|e| format_err!("{e}"))?);
         let mut patch = TypedModelPatch::default();
