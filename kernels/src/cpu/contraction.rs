@@ -105,6 +105,11 @@ impl Contraction {
         Ok(plan)
     }
 
+    /// How many matrix products it takes.
+    pub fn products(&self) -> usize {
+        self.outer.iter().chain(&self.sums).map(|i| i.extent).product()
+    }
+
     /// Computes `c`, overwriting it. Runs on the current rayon pool; the order of every sum depends on the extents only.
     ///
     /// # Errors

@@ -138,40 +138,43 @@ impl Blocks {
             for step in &self.steps {
                 // Out of its place while it is written, so that the others can be read.
                 let mut target = std::mem::take(&mut registers[step.register]);
-                let sources =
-                    step.operands.map(|place| self.source(place, from, start..start + n, inputs, &registers, outputs));
+                let sources = step.operands.map(|place| self.source(place, from, start, n, inputs, &registers, outputs));
                 compute(step.operation, sources, &mut target[..n]);
                 registers[step.register] = target;
             }
             for at in 0..outputs.len() {
                 let (done, rest) = outputs.split_at_mut(at);
-                let Some((output, _)) = rest.split_first_mut() else { continue };
-                match self.source(self.outputs[at], from, start..start + n, inputs, &registers, done) {
+                let (Some(output), place) = (rest.first_mut(), self.outputs[at]) else { continue };
+                if matches!(place, Place::Input(i) if inputs[i].is_none()) {
+                    continue;
+                }
+                match self.source(place, from, start, n, inputs, &registers, done) {
                     Source::Each(values) => output[start..start + n].copy_from_slice(values),
                     Source::Same(value) => output[start..start + n].fill(value),
-                    Source::InPlace => {}
                 }
             }
         }
     }
 
+    /// A value at the `n` elements of a block, which starts at `start` in the outputs' parts and those at `from`.
+    #[allow(clippy::too_many_arguments)]
     fn source<'a>(
         &self,
         place: Place,
         from: usize,
-        block: std::ops::Range<usize>,
+        start: usize,
+        n: usize,
         inputs: &[Option<&'a [f32]>],
         registers: &'a [Vec<f32>],
         outputs: &'a [&mut [f32]],
     ) -> Source<'a> {
-        let n = block.len();
         match place {
             Place::Constant(value) => Source::Same(value),
             Place::Register(register) => Source::Each(&registers[register][..n]),
             Place::Input(i) => match (&self.accesses[i], inputs[i]) {
                 (Access::Repeated { register, .. }, _) => Source::Each(&registers[*register][..n]),
-                (Access::Whole, Some(input)) => Source::Each(&input[from + block.start..][..n]),
-                (Access::Whole, None) => outputs.first().map_or(Source::InPlace, |output| Source::Each(&output[block])),
+                (Access::Whole, Some(input)) => Source::Each(&input[from + start..][..n]),
+                (Access::Whole, None) => Source::Each(&outputs[0][start..][..n]),
             },
         }
     }

@@ -9,8 +9,6 @@ use super::scalar::Host;
 pub(super) enum Source<'a> {
     Same(f32),
     Each(&'a [f32]),
-    /// Already where it is to be written.
-    InPlace,
 }
 
 /// Computes `out` from operands, of which those beyond the operation's arity are ignored.
@@ -70,17 +68,35 @@ fn body(operation: Operation, [a, b, c]: [Source; 3], out: &mut [f32]) {
     }
 }
 
+/// No closure, which would not have the caller's target features.
 #[inline(always)]
 fn own(a: Source, out: &mut [f32], operation: Operation) {
-    unary(a, out, |a| functions::apply(&mut Host, operation, &[a]).unwrap_or(f32::NAN));
+    match a {
+        Source::Same(a) => {
+            out.fill(functions::apply(&mut Host, operation, &[a]).unwrap_or(f32::NAN));
+            return;
+        }
+        Source::Each(a) => out.copy_from_slice(a),
+    }
+    for value in out {
+        *value = match functions::apply(&mut Host, operation, &[*value]) {
+            Some(result) => result,
+            None => f32::NAN,
+        };
+    }
 }
+
+// Loops rather than iterator adaptors, for the same reason.
 
 #[inline(always)]
 fn unary(a: Source, out: &mut [f32], f: impl Fn(f32) -> f32) {
     match a {
         Source::Same(a) => out.fill(f(a)),
-        Source::Each(a) => out.iter_mut().zip(a).for_each(|(o, a)| *o = f(*a)),
-        Source::InPlace => out.iter_mut().for_each(|o| *o = f(*o)),
+        Source::Each(a) => {
+            for (o, a) in out.iter_mut().zip(a) {
+                *o = f(*a);
+            }
+        }
     }
 }
 
@@ -90,11 +106,10 @@ fn binary(a: Source, b: Source, out: &mut [f32], f: impl Fn(f32, f32) -> f32) {
         (Source::Same(a), b) => unary(b, out, |b| f(a, b)),
         (a, Source::Same(b)) => unary(a, out, |a| f(a, b)),
         (Source::Each(a), Source::Each(b)) => {
-            out.iter_mut().zip(a.iter().zip(b)).for_each(|(o, (a, b))| *o = f(*a, *b));
+            for (o, (a, b)) in out.iter_mut().zip(a.iter().zip(b)) {
+                *o = f(*a, *b);
+            }
         }
-        (Source::InPlace, Source::Each(b)) => out.iter_mut().zip(b).for_each(|(o, b)| *o = f(*o, *b)),
-        (Source::Each(a), Source::InPlace) => out.iter_mut().zip(a).for_each(|(o, a)| *o = f(*a, *o)),
-        (Source::InPlace, Source::InPlace) => out.iter_mut().for_each(|o| *o = f(*o, *o)),
     }
 }
 
@@ -105,9 +120,9 @@ fn select(condition: Source, a: Source, b: Source, out: &mut [f32]) {
         (condition, Source::Same(a), b) => binary(condition, b, out, |condition, b| if condition != 0.0 { a } else { b }),
         (condition, a, Source::Same(b)) => binary(condition, a, out, |condition, a| if condition != 0.0 { a } else { b }),
         (Source::Each(condition), Source::Each(a), Source::Each(b)) => {
-            let operands = condition.iter().zip(a.iter().zip(b));
-            out.iter_mut().zip(operands).for_each(|(o, (c, (a, b)))| *o = if *c != 0.0 { *a } else { *b });
+            for (o, (c, (a, b))) in out.iter_mut().zip(condition.iter().zip(a.iter().zip(b))) {
+                *o = if *c != 0.0 { *a } else { *b };
+            }
         }
-        _ => {}
     }
 }
