@@ -9,10 +9,27 @@ use crate::cpu::{KernelError, expect_len};
 use rayon::prelude::*;
 
 /// Elements of a block.
-const BLOCK: usize = 512;
+const BLOCK: usize = 1024;
 /// Results of at least this many elements are shared among threads, in pieces of `PIECE`.
 const PARALLEL_ELEMENTS: usize = 1 << 15;
 const PIECE: usize = 1 << 13;
+
+/// Functions over slices that take the place of the evaluator's own.
+pub trait Functions: Sync {
+    /// Applies `operation` (`Exp`, `Log`, `Tanh`, `Sigmoid` or `Erf`) to every value in place; or returns false and leaves
+    /// it to the evaluator.
+    fn apply(&self, operation: Operation, values: &mut [f32]) -> bool;
+}
+
+/// No function is replaced: results have the bits of [`Expression::evaluate`].
+#[derive(Clone, Copy, Debug)]
+pub struct Own;
+
+impl Functions for Own {
+    fn apply(&self, _: Operation, _: &mut [f32]) -> bool {
+        false
+    }
+}
 
 /// Where a value of the current block is.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -96,7 +113,12 @@ impl Blocks {
     ///
     /// # Errors
     /// When a slice is missing or has another length than its shape.
-    pub fn run(&self, inputs: &[Option<&[f32]>], outputs: &mut [&mut [f32]]) -> Result<(), KernelError> {
+    pub fn run(
+        &self,
+        inputs: &[Option<&[f32]>],
+        functions: &dyn Functions,
+        outputs: &mut [&mut [f32]],
+    ) -> Result<(), KernelError> {
         if inputs.len() != self.lengths.len() || outputs.len() != self.outputs.len() {
             let (inputs, outputs) = (inputs.len(), outputs.len());
             return Err(KernelError::Shape(format!("an expression does not have {inputs} inputs and {outputs} outputs")));
@@ -113,21 +135,25 @@ impl Blocks {
         }
         let piece = if rayon::current_num_threads() == 1 || self.length < PARALLEL_ELEMENTS { self.length } else { PIECE };
         if piece == self.length {
-            self.piece(0, inputs, outputs);
+            self.piece(0, inputs, functions, outputs);
             return Ok(());
         }
         let mut pieces: Vec<Vec<&mut [f32]>> = (0..self.length.div_ceil(piece)).map(|_| Vec::new()).collect();
         for output in outputs.iter_mut() {
             pieces.iter_mut().zip(output.chunks_mut(piece)).for_each(|(all, part)| all.push(part));
         }
-        pieces.into_par_iter().enumerate().for_each(|(at, mut part)| self.piece(at * piece, inputs, &mut part));
+        pieces.into_par_iter().enumerate().for_each(|(at, mut part)| self.piece(at * piece, inputs, functions, &mut part));
         Ok(())
     }
 
     /// Evaluates the elements from `from` on, as many as the outputs' parts hold.
-    fn piece(&self, from: usize, inputs: &[Option<&[f32]>], outputs: &mut [&mut [f32]]) {
+    fn piece(&self, from: usize, inputs: &[Option<&[f32]>], functions: &dyn Functions, outputs: &mut [&mut [f32]]) {
         let mut registers = vec![vec![0.0f32; BLOCK]; self.registers];
         let count = outputs.first().map_or(0, |output| output.len());
+        let (steps, direct) = match self.steps.split_last() {
+            Some((last, steps)) if self.writes_output(last, inputs) => (steps, Some(last)),
+            _ => (&self.steps[..], None),
+        };
         for start in (0..count).step_by(BLOCK) {
             let n = BLOCK.min(count - start);
             for (access, input) in self.accesses.iter().zip(inputs) {
@@ -135,12 +161,17 @@ impl Blocks {
                     repeat(axes, input, from + start, &mut registers[*register][..n]);
                 }
             }
-            for step in &self.steps {
+            for step in steps {
                 // Out of its place while it is written, so that the others can be read.
                 let mut target = std::mem::take(&mut registers[step.register]);
                 let sources = step.operands.map(|place| self.source(place, from, start, n, inputs, &registers, outputs));
-                compute(step.operation, sources, &mut target[..n]);
+                compute(step.operation, sources, functions, &mut target[..n]);
                 registers[step.register] = target;
+            }
+            if let (Some(step), [output]) = (direct, &mut *outputs) {
+                let sources = step.operands.map(|place| self.source(place, from, start, n, inputs, &registers, &[]));
+                compute(step.operation, sources, functions, &mut output[start..start + n]);
+                continue;
             }
             for at in 0..outputs.len() {
                 let (done, rest) = outputs.split_at_mut(at);
@@ -154,6 +185,12 @@ impl Blocks {
                 }
             }
         }
+    }
+
+    /// Whether a step's result is the only output and may be written while the step's operands are read.
+    fn writes_output(&self, step: &Step, inputs: &[Option<&[f32]>]) -> bool {
+        let overwritten = |place: &Place| matches!(place, Place::Input(i) if inputs[*i].is_none());
+        self.outputs == [Place::Register(step.register)] && !step.operands.iter().any(overwritten)
     }
 
     /// A value at the `n` elements of a block, which starts at `start` in the outputs' parts and those at `from`.

@@ -43,7 +43,7 @@ pub(super) trait Machine {
     fn shift_left(&mut self, a: Self::Int, by: u32) -> Self::Int;
     /// Copies the sign bit down.
     fn shift_right(&mut self, a: Self::Int, by: u32) -> Self::Int;
-    /// The nearest integer, ties to even; NaN gives 0.
+    /// The nearest integer, ties to even, of a number below 2²² in size; of anything else, any integer.
     fn nearest(&mut self, a: Self::Float) -> Self::Int;
     fn to_float(&mut self, a: Self::Int) -> Self::Float;
 

@@ -1,5 +1,6 @@
 //! One operation over a block, with AVX2 and FMA where the processor has them.
 
+use super::blocks::Functions;
 use super::functions;
 use super::operation::Operation;
 use super::scalar::Host;
@@ -12,7 +13,14 @@ pub(super) enum Source<'a> {
 }
 
 /// Computes `out` from operands, of which those beyond the operation's arity are ignored.
-pub(super) fn compute(operation: Operation, sources: [Source; 3], out: &mut [f32]) {
+pub(super) fn compute(operation: Operation, sources: [Source; 3], functions: &dyn Functions, out: &mut [f32]) {
+    use Operation::{Erf, Exp, Log, Sigmoid, Tanh};
+    if let (Exp | Log | Tanh | Sigmoid | Erf, Source::Each(values)) = (operation, sources[0]) {
+        out.copy_from_slice(values);
+        if functions.apply(operation, out) {
+            return;
+        }
+    }
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
         // SAFETY: the features are there.

@@ -124,7 +124,9 @@ impl Machine for Host {
     }
     #[inline(always)]
     fn nearest(&mut self, a: f32) -> i32 {
-        a.round_ties_even() as i32
+        // The last bit of a float of this size is worth 1. (A conversion would check its range and not be vectorised.)
+        const LARGE: f32 = 12_582_912.0;
+        (a + LARGE).to_bits().wrapping_sub(LARGE.to_bits()) as i32
     }
     #[inline(always)]
     fn to_float(&mut self, a: i32) -> f32 {

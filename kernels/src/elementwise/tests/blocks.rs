@@ -1,6 +1,6 @@
 //! The block evaluator against the scalar one.
 
-use crate::elementwise::blocks::Blocks;
+use crate::elementwise::blocks::{Blocks, Own};
 use crate::elementwise::{DType, Expression, Operand, Operation, Reduce};
 
 fn values(n: usize, phase: f32) -> Vec<f32> {
@@ -20,7 +20,7 @@ fn check(expression: &Expression, inputs: &[Vec<f32>], threads: usize) {
     let given: Vec<Option<&[f32]>> = inputs.iter().map(|x| Some(&x[..])).collect();
     let mut found = vec![vec![f32::NAN; n]; expected.len()];
     let mut outputs: Vec<&mut [f32]> = found.iter_mut().map(|x| &mut x[..]).collect();
-    pool.install(|| blocks.run(&given, &mut outputs)).unwrap();
+    pool.install(|| blocks.run(&given, &Own, &mut outputs)).unwrap();
     for (found, expected) in found.iter().zip(&expected) {
         assert_eq!(&bytes(found), expected, "{expression:?}");
     }
@@ -28,7 +28,7 @@ fn check(expression: &Expression, inputs: &[Vec<f32>], threads: usize) {
         let mut output = inputs[at].clone();
         let mut given = given.clone();
         given[at] = None;
-        pool.install(|| blocks.run(&given, &mut [&mut output])).unwrap();
+        pool.install(|| blocks.run(&given, &Own, &mut [&mut output])).unwrap();
         assert_eq!(bytes(&output), expected[0], "in place of input {at}: {expression:?}");
     }
 }
@@ -96,8 +96,8 @@ fn other_types_reductions_and_wrong_lengths_are_refused() {
     let sum = b.apply(Operation::Add, &[x, Operand::from(1.0)]).unwrap();
     b.output(sum).unwrap();
     let good = Blocks::new(&b.finish().unwrap()).unwrap();
-    assert!(good.run(&[Some(&[0.0; 3])], &mut [&mut [0.0; 4]]).is_err());
-    assert!(good.run(&[], &mut [&mut [0.0; 4]]).is_err());
-    assert!(good.run(&[Some(&[0.0; 4])], &mut []).is_err());
-    assert!(good.run(&[Some(&[0.0; 4])], &mut [&mut [0.0; 5]]).is_err());
+    assert!(good.run(&[Some(&[0.0; 3])], &Own, &mut [&mut [0.0; 4]]).is_err());
+    assert!(good.run(&[], &Own, &mut [&mut [0.0; 4]]).is_err());
+    assert!(good.run(&[Some(&[0.0; 4])], &Own, &mut []).is_err());
+    assert!(good.run(&[Some(&[0.0; 4])], &Own, &mut [&mut [0.0; 5]]).is_err());
 }

@@ -1,7 +1,10 @@
 //! The operator that runs an expression.
 
 use npc_kernels::elementwise::Expression;
-use npc_kernels::elementwise::blocks::Blocks;
+use npc_kernels::elementwise::Operation;
+use npc_kernels::elementwise::blocks::{Blocks, Functions};
+use tract_linalg::element_wise::ElementWise;
+use tract_linalg::routines::Func;
 use tract_onnx::tract_hir::internal::*;
 
 /// A float32 expression over its inputs, whose shapes need not be those the expression sees as long as the elements are.
@@ -18,6 +21,35 @@ impl Fused {
     pub fn new(expression: Expression) -> TractResult<Fused> {
         let blocks = Blocks::new(&expression)?;
         Ok(Fused { expression, blocks })
+    }
+}
+
+/// tract's functions, which are less exact and faster.
+struct Kernels(Vec<(Operation, Box<dyn ElementWise<f32>>)>);
+
+impl Kernels {
+    fn of(expression: &Expression) -> TractResult<Kernels> {
+        let mut kernels: Vec<(Operation, Box<dyn ElementWise<f32>>)> = Vec::new();
+        for instruction in expression.instructions() {
+            let function = match instruction.operation {
+                Operation::Exp => Func::Exp,
+                Operation::Log => Func::Ln,
+                Operation::Tanh => Func::Tanh,
+                Operation::Erf => Func::Erf,
+                Operation::Sigmoid => Func::Sigmoid,
+                _ => continue,
+            };
+            if kernels.iter().all(|(known, _)| *known != instruction.operation) {
+                kernels.push((instruction.operation, function.ew_f32()?));
+            }
+        }
+        Ok(Kernels(kernels))
+    }
+}
+
+impl Functions for Kernels {
+    fn apply(&self, operation: Operation, values: &mut [f32]) -> bool {
+        self.0.iter().find(|(known, _)| *known == operation).is_some_and(|(_, kernel)| kernel.run(values).is_ok())
     }
 }
 
@@ -69,7 +101,7 @@ impl EvalOp for Fused {
                 .map(|view| view.as_ref().map(|view| view.as_slice::<f32>()).transpose())
                 .collect::<TractResult<Vec<_>>>()?;
             let mut view = result.try_as_plain_ram_mut()?;
-            self.blocks.run(&slices, &mut [view.as_slice_mut()?])?;
+            self.blocks.run(&slices, &Kernels::of(&self.expression)?, &mut [view.as_slice_mut()?])?;
         }
         Ok(tvec!(result.into_tvalue()))
     }
