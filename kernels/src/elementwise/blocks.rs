@@ -81,9 +81,14 @@ impl Blocks {
         let fits = expression.reduction.is_none()
             && expression.inputs.iter().all(|i| float(i.dtype))
             && expression.outputs.iter().all(|o| float(expression.dtype(*o)))
-            && expression.instructions.iter().all(|i| inside(i.dtype) && i.operands.iter().all(|o| inside(expression.dtype(*o))));
+            && expression
+                .instructions
+                .iter()
+                .all(|i| inside(i.dtype) && i.operands.iter().all(|o| inside(expression.dtype(*o))));
         if !fits {
-            return Err(KernelError::Shape("only float32 expressions without reduction run in blocks on the CPU".into()));
+            return Err(KernelError::Shape(
+                "only float32 expressions without reduction run in blocks on the CPU".into(),
+            ));
         }
         let length = expression.elements();
         let axes = axes(expression);
@@ -121,7 +126,9 @@ impl Blocks {
     ) -> Result<(), KernelError> {
         if inputs.len() != self.lengths.len() || outputs.len() != self.outputs.len() {
             let (inputs, outputs) = (inputs.len(), outputs.len());
-            return Err(KernelError::Shape(format!("an expression does not have {inputs} inputs and {outputs} outputs")));
+            return Err(KernelError::Shape(format!(
+                "an expression does not have {inputs} inputs and {outputs} outputs"
+            )));
         }
         for (at, (input, length)) in inputs.iter().zip(&self.lengths).enumerate() {
             match input {
@@ -133,7 +140,8 @@ impl Blocks {
         for output in outputs.iter() {
             expect_len("an output", output, self.length)?;
         }
-        let piece = if rayon::current_num_threads() == 1 || self.length < PARALLEL_ELEMENTS { self.length } else { PIECE };
+        let piece =
+            if rayon::current_num_threads() == 1 || self.length < PARALLEL_ELEMENTS { self.length } else { PIECE };
         if piece == self.length {
             self.piece(0, inputs, functions, outputs);
             return Ok(());
@@ -142,7 +150,10 @@ impl Blocks {
         for output in outputs.iter_mut() {
             pieces.iter_mut().zip(output.chunks_mut(piece)).for_each(|(all, part)| all.push(part));
         }
-        pieces.into_par_iter().enumerate().for_each(|(at, mut part)| self.piece(at * piece, inputs, functions, &mut part));
+        pieces
+            .into_par_iter()
+            .enumerate()
+            .for_each(|(at, mut part)| self.piece(at * piece, inputs, functions, &mut part));
         Ok(())
     }
 
@@ -164,7 +175,8 @@ impl Blocks {
             for step in steps {
                 // Out of its place while it is written, so that the others can be read.
                 let mut target = std::mem::take(&mut registers[step.register]);
-                let sources = step.operands.map(|place| self.source(place, from, start, n, inputs, &registers, outputs));
+                let sources =
+                    step.operands.map(|place| self.source(place, from, start, n, inputs, &registers, outputs));
                 compute(step.operation, sources, functions, &mut target[..n]);
                 registers[step.register] = target;
             }

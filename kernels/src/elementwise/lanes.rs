@@ -125,8 +125,12 @@ fn binary(a: Source, b: Source, out: &mut [f32], f: impl Fn(f32, f32) -> f32) {
 fn select(condition: Source, a: Source, b: Source, out: &mut [f32]) {
     match (condition, a, b) {
         (Source::Same(condition), a, b) => unary(if condition != 0.0 { a } else { b }, out, |x| x),
-        (condition, Source::Same(a), b) => binary(condition, b, out, |condition, b| if condition != 0.0 { a } else { b }),
-        (condition, a, Source::Same(b)) => binary(condition, a, out, |condition, a| if condition != 0.0 { a } else { b }),
+        (condition, Source::Same(a), b) => {
+            binary(condition, b, out, |condition, b| if condition != 0.0 { a } else { b })
+        }
+        (condition, a, Source::Same(b)) => {
+            binary(condition, a, out, |condition, a| if condition != 0.0 { a } else { b })
+        }
         (Source::Each(condition), Source::Each(a), Source::Each(b)) => {
             for (o, (c, (a, b))) in out.iter_mut().zip(condition.iter().zip(a.iter().zip(b))) {
                 *o = if *c != 0.0 { *a } else { *b };

@@ -30,6 +30,7 @@ mod expression;
 mod functions;
 mod lanes;
 mod layout;
+mod machine;
 mod operation;
 mod power;
 pub mod ptx;

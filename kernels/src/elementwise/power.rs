@@ -1,6 +1,7 @@
 //! x to the power y.
 
-use super::functions::{Machine, clamp, scale, split};
+use super::functions::{clamp, scale, split};
+use super::machine::Machine;
 
 /// log₂ of a positive finite number as an unevaluated sum of two floats, to about 2⁻³⁰ of its value.
 #[inline(always)]

@@ -1,6 +1,6 @@
 //! The machine whose registers are Rust values.
 
-use super::functions::Machine;
+use super::machine::Machine;
 
 /// Computes with `f32` itself.
 pub(super) struct Host;

@@ -162,7 +162,6 @@ impl Program {
         let mut typed = model.into_typed().and_then(TypedModel::into_decluttered).map_err(prepare)?;
         super::prepare::run(&mut typed).map_err(prepare)?;
         typed.optimize().map_err(prepare)?;
-        if std::env::var("NPC_DEBUG").is_ok() { for n in &typed.nodes { eprintln!("NODE {} {:?} <- {:?} {:?}", n.op.name(), n.outputs.iter().map(|o| format!("{:?}", o.fact.shape)).collect::<Vec<_>>(), n.inputs.iter().map(|i| typed.node(i.node).op.name().to_string()).collect::<Vec<_>>(), n.op.info().unwrap_or_default()); } }
         let plan = typed.into_runnable().map_err(prepare)?;
         plan.spawn().map_err(prepare)
     }

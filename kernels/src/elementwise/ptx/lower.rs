@@ -2,7 +2,8 @@
 
 use super::emitter::{Class, Emitter, Value};
 use crate::elementwise::dtype::{DType, Scalar};
-use crate::elementwise::functions::{self, Machine};
+use crate::elementwise::functions;
+use crate::elementwise::machine::Machine;
 use crate::elementwise::operation::Operation;
 
 /// Class of the register that holds a value of type `dtype` while it is computed with.

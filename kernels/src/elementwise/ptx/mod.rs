@@ -92,10 +92,8 @@ pub fn generate(expression: &Expression, aligned: bool) -> Result<Generated, Ker
     let mut second = Frame::new(&rest, aligned);
     let second_cut = Cut::new(&second, false);
     let second_blocks = reduce::emit(&mut second, reduction, &second_cut).ok_or_else(unsupported)?;
-    let kernels = vec![
-        kernel(frame.e, blocks, arguments)?,
-        kernel(second.e, second_blocks, vec![Argument::Scratch, last])?,
-    ];
+    let kernels =
+        vec![kernel(frame.e, blocks, arguments)?, kernel(second.e, second_blocks, vec![Argument::Scratch, last])?];
     Ok(Generated { kernels, scratch: cut.slices * results * reduction.dtype.accumulator().bytes() })
 }
 

@@ -68,8 +68,30 @@ fn broadcasts_along_any_axis_and_at_any_size() {
 fn every_operation_gives_the_bits_of_the_scalar_evaluator() {
     use Operation::*;
     for operation in [
-        Add, Subtract, Multiply, Divide, Maximum, Minimum, Power, Negate, Absolute, Square, Sign, Relu, SquareRoot,
-        ReciprocalSquareRoot, Reciprocal, Exp, Log, Tanh, Sigmoid, Erf, Floor, Ceil, Round, Cast(DType::F32),
+        Add,
+        Subtract,
+        Multiply,
+        Divide,
+        Maximum,
+        Minimum,
+        Power,
+        Negate,
+        Absolute,
+        Square,
+        Sign,
+        Relu,
+        SquareRoot,
+        ReciprocalSquareRoot,
+        Reciprocal,
+        Exp,
+        Log,
+        Tanh,
+        Sigmoid,
+        Erf,
+        Floor,
+        Ceil,
+        Round,
+        Cast(DType::F32),
     ] {
         let mut b = Expression::builder(&[1000]);
         let inputs = [b.input(DType::F32, &[1000]).unwrap(), b.input(DType::F32, &[1000]).unwrap()];

@@ -80,11 +80,15 @@ fn nothing_is_launched_for_empty_outputs_and_nothing_reduces_to_the_identity() {
 
 #[test]
 fn kernels_are_named_by_their_text_and_enter_a_module_once() {
-    let (a, b) = (product(&[4, 8], &[0], &[1], Reduce::Sum, DType::F32), product(&[4, 9], &[0], &[1], Reduce::Sum, DType::F32));
+    let (a, b) =
+        (product(&[4, 8], &[0], &[1], Reduce::Sum, DType::F32), product(&[4, 9], &[0], &[1], Reduce::Sum, DType::F32));
     let (a, again, b) = (generate(&a, true).unwrap(), generate(&a, true).unwrap(), generate(&b, true).unwrap());
     assert_eq!(a, again);
     assert_ne!(a.kernels[0].name, b.kernels[0].name);
-    assert_eq!(a.kernels[0].arguments, [Argument::Input(0), Argument::Input(1), Argument::Output(0), Argument::Output(1)]);
+    assert_eq!(
+        a.kernels[0].arguments,
+        [Argument::Input(0), Argument::Input(1), Argument::Output(0), Argument::Output(1)]
+    );
     let text = module(a.kernels.iter().chain(&again.kernels).chain(&b.kernels));
     assert_eq!(text.matches(".entry").count(), 2);
 }

@@ -6,7 +6,6 @@ mod functions;
 mod generated;
 mod random;
 mod types;
-mod speed;
 
 use super::ptx::{Argument, generate, module};
 use super::{DType, Expression};

@@ -66,7 +66,8 @@ fn indices(op: &EinSum, views: [&View; 3]) -> Option<Vec<Index>> {
         let extents = places.iter().zip(&views).filter_map(|(p, view)| Some(view.extent(*p.first()?)));
         let mut rest = extents.max().unwrap_or(1);
         // An operand of extent 1 on a longer axis is broadcast along it.
-        let along = |i: usize| places[i].first().filter(|at| views[i].extent(**at) == rest).map(|at| views[i].steps(*at));
+        let along =
+            |i: usize| places[i].first().filter(|at| views[i].extent(**at) == rest).map(|at| views[i].steps(*at));
         let mut steps = [along(0), along(1), along(2)];
         while rest > 1 {
             let last = steps.iter().flatten().filter_map(|steps| steps.last()).map(|step| step.extent);

@@ -15,9 +15,6 @@ use tract_onnx::tract_core::ops::change_axes::AxisOp;
 use tract_onnx::tract_hir::internal::*;
 
 pub fn rewrite(model: &mut TypedModel) -> TractResult<()> {
-    if std::env::var("NPC_NOFUSE").is_ok() {
-        return Ok(());
-    }
     let order = model.eval_order()?;
     let mut taken: HashSet<usize> = HashSet::new();
     let mut groups: Vec<(usize, HashSet<usize>)> = Vec::new();
@@ -73,7 +70,8 @@ fn grow(model: &TypedModel, root: usize) -> TractResult<HashSet<usize>> {
 /// `None` for a group that is no more than one operation.
 fn fuse(model: &TypedModel, root: usize, group: &HashSet<usize>) -> TractResult<Option<TypedModelPatch>> {
     let shape = model.outlet_fact(root.into())?.shape.as_concrete().context("a shape is not known")?;
-    let mut group = Group { model, group, builder: Expression::builder(shape), inputs: Vec::new(), known: HashMap::new() };
+    let mut group =
+        Group { model, group, builder: Expression::builder(shape), inputs: Vec::new(), known: HashMap::new() };
     let output = group.operand(root.into())?;
     group.builder.output(output)?;
     let expression = group.builder.finish()?;
@@ -132,7 +130,9 @@ fn constant(tensor: &Tensor) -> Option<Operand> {
     let plain = tensor.try_as_plain_ram().ok()?;
     match tensor.datum_type() {
         DatumType::F32 => plain.as_slice::<f32>().ok()?.first().map(|x| Operand::from(*x)),
-        DatumType::Bool => plain.as_slice::<bool>().ok()?.first().map(|x| Operand::Constant(DType::Bool, Scalar::Bool(*x))),
+        DatumType::Bool => {
+            plain.as_slice::<bool>().ok()?.first().map(|x| Operand::Constant(DType::Bool, Scalar::Bool(*x)))
+        }
         _ => None,
     }
 }

@@ -47,7 +47,9 @@ pub(super) fn step(model: &TypedModel, node: usize) -> TractResult<Option<Step>>
 /// A condition that can be computed from numbers.
 fn is_condition(model: &TypedModel, outlet: OutletId) -> TractResult<bool> {
     let fact = model.outlet_fact(outlet)?;
-    Ok(fact.datum_type == bool::datum_type() && fact.shape.as_concrete().is_some() && step(model, outlet.node)?.is_some())
+    Ok(fact.datum_type == bool::datum_type()
+        && fact.shape.as_concrete().is_some()
+        && step(model, outlet.node)?.is_some())
 }
 
 fn binary(name: &str) -> Option<(Operation, TVec<usize>)> {
