@@ -65,11 +65,10 @@ pub(super) fn emit(frame: &mut Frame, reduction: &Reduction, cut: &Cut) -> Optio
     let dtype = reduction.dtype.accumulator();
     let (block, thread) = (frame.special("ctaid.x"), frame.special("tid.x"));
     let done = frame.e.label();
-    let wide = frame.width;
-    let (fast, slow) = wide.divide(&mut frame.e, thread, WARP);
-    let (warp, lane) = (fast, slow);
+    let width = frame.width;
+    let (warp, lane) = width.divide(&mut frame.e, thread, WARP);
     let (number, slice, member) = if cut.rows {
-        let group = if cut.threads == WARP { wide.multiply_add(&mut frame.e, block, WARPS, warp) } else { block };
+        let group = if cut.threads == WARP { width.multiply_add(&mut frame.e, block, WARPS, warp) } else { block };
         if cut.threads == WARP && cut.results * cut.slices % WARPS != 0 {
             frame.leave_from(group, cut.results * cut.slices, &done);
         }
@@ -77,7 +76,7 @@ pub(super) fn emit(frame: &mut Frame, reduction: &Reduction, cut: &Cut) -> Optio
         (number, slice, if cut.threads == WARP { lane } else { thread })
     } else {
         let (column, slice) = split(frame, block, cut.slices);
-        (wide.multiply_add(&mut frame.e, column, WARP, lane), slice, warp)
+        (width.multiply_add(&mut frame.e, column, WARP, lane), slice, warp)
     };
     let totals = accumulate(frame, reduction, cut, number, slice, member)?;
     let (totals, owner) = if cut.rows {

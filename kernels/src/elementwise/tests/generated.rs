@@ -109,3 +109,24 @@ fn large_tensors_are_indexed_with_64_bits() {
     assert_eq!(u64::from(kernel.grid), 3 * (1 << 30) / 1024);
     assert!(kernel.entry.contains("mad.lo.u64") && !kernel.entry.contains("mad.lo.u32"));
 }
+
+/// Halfway cases, overflow, subnormals and NaN, which random values hardly meet.
+#[test]
+fn casts_round_to_nearest_even() {
+    let uppers =
+        [0x0000u32, 0x0001, 0x3380, 0x3800, 0x3f80, 0x3f81, 0x477f, 0x4780, 0x4eff, 0x4f00, 0x5eff, 0x7f7f, 0x7f80];
+    let lowers = [0u32, 1, 0x0fff, 0x1000, 0x1001, 0x3000, 0x7fff, 0x8000, 0x8001, 0xe000, 0xefff, 0xf000, 0xffff];
+    let signs = [0u32, 1 << 31];
+    let bits = uppers.iter().flat_map(|u| lowers.iter().flat_map(move |l| signs.map(|s| s | u << 16 | l)));
+    let tensor: Vec<u8> = bits.flat_map(u32::to_le_bytes).collect();
+    let shape = [tensor.len() / 4];
+    let mut builder = Expression::builder(&shape);
+    let x = builder.input(DType::F32, &shape).unwrap();
+    for to in [DType::F16, DType::BF16, DType::I32, DType::I64, DType::Bool] {
+        let cast = builder.apply(Operation::Cast(to), &[x]).unwrap();
+        builder.output(cast).unwrap();
+        let back = builder.apply(Operation::Cast(DType::F32), &[cast]).unwrap();
+        builder.output(back).unwrap();
+    }
+    check(&builder.finish().unwrap(), &[tensor], true, Schedule::InOrder).unwrap();
+}

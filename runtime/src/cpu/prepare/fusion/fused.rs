@@ -1,8 +1,7 @@
 //! The operator that runs an expression.
 
-use npc_kernels::elementwise::Expression;
-use npc_kernels::elementwise::Operation;
 use npc_kernels::elementwise::blocks::{Blocks, Functions};
+use npc_kernels::elementwise::{Expression, Operation};
 use tract_linalg::element_wise::ElementWise;
 use tract_linalg::routines::Func;
 use tract_onnx::tract_hir::internal::*;
@@ -78,10 +77,10 @@ impl EvalOp for Fused {
 
     fn eval(&self, _: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
         let mut inputs: TVec<Option<TValue>> = inputs.into_iter().map(Some).collect();
-        let free = |(at, input): (usize, &Option<TValue>)| {
-            self.blocks.may_overwrite(at) && input.as_ref().is_some_and(|input| input.is_exclusive())
+        let free = |at: &usize| {
+            self.blocks.may_overwrite(*at) && inputs[*at].as_ref().is_some_and(|input| input.is_exclusive())
         };
-        let reused = inputs.iter().enumerate().find(|x| free((x.0, x.1))).map(|(at, _)| at);
+        let reused = (0..inputs.len()).find(free);
         let mut result = match reused.and_then(|at| inputs[at].take()) {
             Some(input) => {
                 let mut tensor = input.into_tensor();
