@@ -2,7 +2,7 @@
 //!
 //! They are made of operations that IEEE 754 rounds exactly (no hardware approximations), so that the scalar evaluator and
 //! a GPU give the same bits. Polynomials are minimax fits on the reduced range; the comment beside each function states
-//! the largest error found against float64.
+//! the error that its test allows, against float64.
 
 use super::machine::Machine;
 use super::operation::Operation;
@@ -91,7 +91,7 @@ pub(super) fn scale<M: Machine>(m: &mut M, value: M::Float, n: M::Int) -> M::Flo
     [half, rest].into_iter().fold(value, |value, exponent| {
         let biased = m.int_add(exponent, bias);
         let bits = m.shift_left(biased, 23);
-        let factor = m.from_bits(bits);
+        let factor = m.with_bits(bits);
         m.mul(value, factor)
     })
 }
@@ -105,7 +105,7 @@ pub(super) fn clamp<M: Machine>(m: &mut M, x: M::Float, low: f32, high: f32) -> 
     m.select(above, high, clamped)
 }
 
-/// 1.0 ulp.
+/// 1.1 ulp.
 #[inline(always)]
 fn exp<M: Machine>(m: &mut M, x: M::Float) -> M::Float {
     // Beyond these bounds the result is 0 or infinite.
@@ -139,14 +139,14 @@ pub(super) fn split<M: Machine>(m: &mut M, x: M::Float) -> (M::Float, M::Float) 
     let mask = m.int(0x007f_ffff);
     let fraction = m.int_and(distance, mask);
     let bits = m.int_add(fraction, root_half);
-    let mantissa = m.from_bits(bits);
+    let mantissa = m.with_bits(bits);
     let exponent = m.to_float(exponent);
     let (zero, lowered) = (m.float(0.0), m.float(-23.0));
     let correction = m.select(subnormal, lowered, zero);
     (mantissa, m.add(exponent, correction))
 }
 
-/// 1.0 ulp.
+/// 1.1 ulp.
 #[inline(always)]
 fn log<M: Machine>(m: &mut M, x: M::Float) -> M::Float {
     let (mantissa, exponent) = split(m, x);

@@ -87,10 +87,7 @@ fn own(a: Source, out: &mut [f32], operation: Operation) {
         Source::Each(a) => out.copy_from_slice(a),
     }
     for value in out {
-        *value = match functions::apply(&mut Host, operation, &[*value]) {
-            Some(result) => result,
-            None => f32::NAN,
-        };
+        *value = functions::apply(&mut Host, operation, &[*value]).unwrap_or(f32::NAN);
     }
 }
 

@@ -30,7 +30,7 @@ pub(super) trait Machine {
     fn not(&mut self, a: Self::Flag) -> Self::Flag;
     fn select(&mut self, condition: Self::Flag, a: Self::Float, b: Self::Float) -> Self::Float;
     fn bits(&mut self, a: Self::Float) -> Self::Int;
-    fn from_bits(&mut self, a: Self::Int) -> Self::Float;
+    fn with_bits(&mut self, a: Self::Int) -> Self::Float;
     fn int_add(&mut self, a: Self::Int, b: Self::Int) -> Self::Int;
     fn int_sub(&mut self, a: Self::Int, b: Self::Int) -> Self::Int;
     fn int_and(&mut self, a: Self::Int, b: Self::Int) -> Self::Int;

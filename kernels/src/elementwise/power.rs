@@ -19,8 +19,8 @@ fn log2<M: Machine>(m: &mut M, x: M::Float) -> (M::Float, M::Float) {
     let remainder = m.fma(negated, lost, remainder);
     let s_low = m.div(remainder, sum);
     let square = m.mul(s, s);
-    let q = m.polynomial(square, &[0.961_796_7, 0.577_083_17, 0.411_685_85, 0.340_627_85]);
-    let (factor, factor_low) = (m.float(2.885_390_0), m.float(3.851_926e-8));
+    let q = m.polynomial(square, &[0.961_796_7, 0.577_083_2, 0.411_685_85, 0.340_627_85]);
+    let (factor, factor_low) = (m.float(2.885_39), m.float(3.851_926e-8));
     let product = m.mul(s, factor);
     let opposite = m.neg(product);
     let error = m.fma(s, factor, opposite);
@@ -62,7 +62,15 @@ pub(super) fn power<M: Machine>(m: &mut M, x: M::Float, y: M::Float) -> M::Float
     let fraction = m.add(fraction, error);
     let p = m.polynomial(
         fraction,
-        &[0.693_147_2, 0.240_226_5, 0.055_504_11, 0.009_618_032, 0.001_333_342_5, 0.000_154_683_9, 1.531_620_2e-5],
+        &[
+            std::f32::consts::LN_2,
+            0.240_226_5,
+            0.055_504_11,
+            0.009_618_032,
+            0.001_333_342_5,
+            0.000_154_683_9,
+            1.531_620_2e-5,
+        ],
     );
     let value = m.fma(fraction, p, one);
     let value = scale(m, value, n);
@@ -86,7 +94,7 @@ fn special<M: Machine>(m: &mut M, x: M::Float, y: M::Float, value: M::Float) -> 
     let (bits, mask, value_bits) = (m.bits(x), m.int(i32::MIN), m.bits(value));
     let sign = m.int_and(bits, mask);
     let signed = m.int_add(value_bits, sign);
-    let signed = m.from_bits(signed);
+    let signed = m.with_bits(signed);
     let value = m.select(odd, signed, value);
     let (negative, finite, broken) = (m.less(x, zero), m.less(lowest, x), m.not(integer));
     let outside = m.and(negative, finite);

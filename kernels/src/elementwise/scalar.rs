@@ -99,7 +99,7 @@ impl Machine for Host {
         a.to_bits() as i32
     }
     #[inline(always)]
-    fn from_bits(&mut self, a: i32) -> f32 {
+    fn with_bits(&mut self, a: i32) -> f32 {
         f32::from_bits(a as u32)
     }
     #[inline(always)]

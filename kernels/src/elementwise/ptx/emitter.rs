@@ -201,7 +201,7 @@ impl Machine for Emitter {
     fn bits(&mut self, a: Value) -> Value {
         self.word("mov.b32", &[a])
     }
-    fn from_bits(&mut self, a: Value) -> Value {
+    fn with_bits(&mut self, a: Value) -> Value {
         self.float_value("mov.b32", &[a])
     }
     fn int_add(&mut self, a: Value, b: Value) -> Value {

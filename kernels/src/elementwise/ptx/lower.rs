@@ -163,5 +163,5 @@ pub(super) fn widen(e: &mut Emitter, from: DType, bits: Value) -> Value {
     }
     let word = e.new_value(Class::B32, "cvt.u32.u16", &[bits]);
     let shifted = e.new_value(Class::B32, "shl.b32", &[word, Value::Integer(16)]);
-    e.from_bits(shifted)
+    e.with_bits(shifted)
 }

@@ -69,7 +69,7 @@ pub(super) fn emit(frame: &mut Frame, reduction: &Reduction, cut: &Cut) -> Optio
     let (warp, lane) = width.divide(&mut frame.e, thread, WARP);
     let (number, slice, member) = if cut.rows {
         let group = if cut.threads == WARP { width.multiply_add(&mut frame.e, block, WARPS, warp) } else { block };
-        if cut.threads == WARP && cut.results * cut.slices % WARPS != 0 {
+        if cut.threads == WARP && !(cut.results * cut.slices).is_multiple_of(WARPS) {
             frame.leave_from(group, cut.results * cut.slices, &done);
         }
         let (number, slice) = split(frame, group, cut.slices);
@@ -205,7 +205,7 @@ fn shuffle(e: &mut Emitter, dtype: DType, value: Value, distance: i64) -> Value 
         _ => {
             let bits = e.bits(value);
             let bits = word(e, bits);
-            e.from_bits(bits)
+            e.with_bits(bits)
         }
     }
 }
