@@ -4,7 +4,7 @@ use super::random::check;
 use super::{interpret, values};
 use crate::elementwise::ptx::{Argument, generate, module};
 use crate::elementwise::{DType, Expression, Operation, Reduce};
-use npc_ptx_interpreter::Schedule;
+use npc_ptx_interpreter::{Argument as Passed, Launch, Memory, Module, Options, Schedule, launch_with};
 
 /// The product of a tensor and one that is repeated along `repeated`, and its reduction over `axes`.
 fn product(shape: &[usize], repeated: &[usize], axes: &[usize], reduce: Reduce, dtype: DType) -> Expression {
@@ -108,6 +108,23 @@ fn large_tensors_are_indexed_with_64_bits() {
     let kernel = &generated.kernels[0];
     assert_eq!(u64::from(kernel.grid), 3 * (1 << 30) / 1024);
     assert!(kernel.entry.contains("mad.lo.u64") && !kernel.entry.contains("mad.lo.u32"));
+    let mut memory = Memory::new();
+    let (x, y) = (memory.alloc_sparse(3 << 30), memory.alloc_sparse(3 << 30));
+    let row = memory.alloc_from(&[0u8, 1, 0]);
+    let last = (3 << 30) - 1024;
+    memory.write(x + last, &[0u8, 1, 1, 0].repeat(256)).unwrap();
+    let arguments = [x, row, y].map(Passed::U64);
+    let how = Launch {
+        kernel: &kernel.name,
+        grid: [kernel.grid, 1, 1],
+        block: [kernel.block, 1, 1],
+        dynamic_shared: 0,
+        arguments: &arguments,
+    };
+    let block = u64::from(kernel.grid) - 1;
+    let options = Options { blocks: Some(block..block + 1), ..Options::default() };
+    launch_with(&Module::parse(&module([kernel])).unwrap(), &mut memory, &how, &options).unwrap();
+    assert_eq!(memory.read::<u8>(y + last, 1024).unwrap(), [0u8, 1, 1, 0].repeat(256));
 }
 
 /// Halfway cases, overflow, subnormals and NaN, which random values hardly meet.
