@@ -1,6 +1,7 @@
 //! Runs compiled training steps: tract on the CPU, data, the training loop.
 
 pub mod cpu;
+pub mod cuda;
 pub mod data;
 mod error;
 pub mod plan;

@@ -158,6 +158,11 @@ impl Contraction {
         each.map(product).collect()
     }
 
+    /// How many matrix products it takes.
+    pub fn product_count(&self) -> usize {
+        self.outer.iter().chain(&self.sums).map(|i| i.extent).product()
+    }
+
     /// Computes `c`, overwriting it. Runs on the current rayon pool; the order of every sum depends on the extents only.
     ///
     /// # Errors

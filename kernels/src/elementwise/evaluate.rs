@@ -95,7 +95,8 @@ fn apply(operation: Operation, operands: &[Scalar]) -> Result<Scalar, KernelErro
         (Operation::Not, [Bool(a)]) => Bool(!a),
         (Operation::Equal, [Bool(a), Bool(b)]) => Bool(a == b),
         (_, [Float(_), ..]) => {
-            let floats: Vec<f32> = operands.iter().filter_map(|x| if let Float(x) = x { Some(*x) } else { None }).collect();
+            let floats: Vec<f32> =
+                operands.iter().filter_map(|x| if let Float(x) = x { Some(*x) } else { None }).collect();
             match functions::compare(&mut Host, operation, &floats) {
                 Some(flag) => Bool(flag),
                 None => Float(functions::apply(&mut Host, operation, &floats).ok_or_else(wrong)?),
@@ -163,7 +164,9 @@ impl Total {
         match (reduction.reduce, self.value) {
             (Reduce::Sum, Scalar::Float(_)) => Scalar::Float(self.sum as f32),
             (Reduce::Mean, Scalar::Float(_)) => Scalar::Float((self.sum / reduction.count as f64) as f32),
-            (Reduce::Mean, Scalar::I32(x)) => Scalar::I32(i64::from(x).checked_div(reduction.count as i64).unwrap_or(0) as i32),
+            (Reduce::Mean, Scalar::I32(x)) => {
+                Scalar::I32(i64::from(x).checked_div(reduction.count as i64).unwrap_or(0) as i32)
+            }
             (Reduce::Mean, Scalar::I64(x)) => Scalar::I64(x.checked_div(reduction.count as i64).unwrap_or(0)),
             (_, value) => value,
         }

@@ -146,7 +146,9 @@ impl Builder {
         Some(match exponent {
             1.0 => Ok(base),
             2.0 => self.apply(Operation::Square, &[base]),
-            3.0 => self.apply(Operation::Square, &[base]).and_then(|square| self.apply(Operation::Multiply, &[square, base])),
+            3.0 => self
+                .apply(Operation::Square, &[base])
+                .and_then(|square| self.apply(Operation::Multiply, &[square, base])),
             0.5 => self.apply(Operation::SquareRoot, &[base]),
             -1.0 => self.apply(Operation::Reciprocal, &[base]),
             _ => return None,
@@ -172,7 +174,9 @@ impl Builder {
         let dtype = self.known(value)?;
         let shape = &self.expression.shape;
         if dtype == DType::Bool || axes.iter().any(|axis| *axis >= shape.len()) || self.expression.reduction.is_some() {
-            return Err(KernelError::Shape(format!("a {dtype:?} value of shape {shape:?} cannot be reduced over {axes:?}")));
+            return Err(KernelError::Shape(format!(
+                "a {dtype:?} value of shape {shape:?} cannot be reduced over {axes:?}"
+            )));
         }
         let reduced: Vec<bool> = (0..shape.len()).map(|axis| axes.contains(&axis)).collect();
         let count = shape.iter().zip(&reduced).filter(|(_, reduced)| **reduced).map(|(n, _)| n).product();

@@ -23,11 +23,14 @@
 //! # Ok::<(), npc_kernels::cpu::KernelError>(())
 //! ```
 
+pub mod blocks;
 mod dtype;
 mod evaluate;
 mod expression;
 mod functions;
+mod lanes;
 mod layout;
+mod machine;
 mod operation;
 mod power;
 pub mod ptx;

@@ -1,8 +1,10 @@
 //! x to the power y.
 
-use super::functions::{Machine, clamp, scale, split};
+use super::functions::{clamp, scale, split};
+use super::machine::Machine;
 
 /// log₂ of a positive finite number as an unevaluated sum of two floats, to about 2⁻³⁰ of its value.
+#[inline(always)]
 fn log2<M: Machine>(m: &mut M, x: M::Float) -> (M::Float, M::Float) {
     let (mantissa, exponent) = split(m, x);
     let one = m.float(1.0);
@@ -17,8 +19,8 @@ fn log2<M: Machine>(m: &mut M, x: M::Float) -> (M::Float, M::Float) {
     let remainder = m.fma(negated, lost, remainder);
     let s_low = m.div(remainder, sum);
     let square = m.mul(s, s);
-    let q = m.polynomial(square, &[0.961_796_7, 0.577_083_17, 0.411_685_85, 0.340_627_85]);
-    let (factor, factor_low) = (m.float(2.885_390_0), m.float(3.851_926e-8));
+    let q = m.polynomial(square, &[0.961_796_7, 0.577_083_2, 0.411_685_85, 0.340_627_85]);
+    let (factor, factor_low) = (m.float(2.885_39), m.float(3.851_926e-8));
     let product = m.mul(s, factor);
     let opposite = m.neg(product);
     let error = m.fma(s, factor, opposite);
@@ -36,6 +38,7 @@ fn log2<M: Machine>(m: &mut M, x: M::Float) -> (M::Float, M::Float) {
 }
 
 /// The special cases are those of C's `pow`; elsewhere 4 ulp.
+#[inline(always)]
 pub(super) fn power<M: Machine>(m: &mut M, x: M::Float, y: M::Float) -> M::Float {
     let (zero, one) = (m.float(0.0), m.float(1.0));
     let (infinity, lowest) = (m.float(f32::INFINITY), m.float(f32::NEG_INFINITY));
@@ -59,7 +62,15 @@ pub(super) fn power<M: Machine>(m: &mut M, x: M::Float, y: M::Float) -> M::Float
     let fraction = m.add(fraction, error);
     let p = m.polynomial(
         fraction,
-        &[0.693_147_2, 0.240_226_5, 0.055_504_11, 0.009_618_032, 0.001_333_342_5, 0.000_154_683_9, 1.531_620_2e-5],
+        &[
+            std::f32::consts::LN_2,
+            0.240_226_5,
+            0.055_504_11,
+            0.009_618_032,
+            0.001_333_342_5,
+            0.000_154_683_9,
+            1.531_620_2e-5,
+        ],
     );
     let value = m.fma(fraction, p, one);
     let value = scale(m, value, n);
@@ -69,6 +80,7 @@ pub(super) fn power<M: Machine>(m: &mut M, x: M::Float, y: M::Float) -> M::Float
 }
 
 /// Signs and special cases, given |x| to the power y.
+#[inline(always)]
 fn special<M: Machine>(m: &mut M, x: M::Float, y: M::Float, value: M::Float) -> M::Float {
     let (zero, one, half) = (m.float(0.0), m.float(1.0), m.float(0.5));
     let (lowest, nan) = (m.float(f32::NEG_INFINITY), m.float(f32::NAN));
@@ -82,7 +94,7 @@ fn special<M: Machine>(m: &mut M, x: M::Float, y: M::Float, value: M::Float) -> 
     let (bits, mask, value_bits) = (m.bits(x), m.int(i32::MIN), m.bits(value));
     let sign = m.int_and(bits, mask);
     let signed = m.int_add(value_bits, sign);
-    let signed = m.from_bits(signed);
+    let signed = m.with_bits(signed);
     let value = m.select(odd, signed, value);
     let (negative, finite, broken) = (m.less(x, zero), m.less(lowest, x), m.not(integer));
     let outside = m.and(negative, finite);

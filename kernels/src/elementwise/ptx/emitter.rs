@@ -1,6 +1,6 @@
 //! PTX text in the making, and the machine whose registers are PTX registers.
 
-use crate::elementwise::functions::Machine;
+use crate::elementwise::machine::Machine;
 use std::fmt;
 
 /// Register classes of PTX.
@@ -111,7 +111,8 @@ impl Emitter {
     /// Register declarations and everything emitted.
     pub fn finish(self) -> String {
         let declarations = Class::ALL.iter().zip(self.registers).filter(|(_, count)| *count > 0);
-        let declare = |(class, count): (&Class, u32)| format!("\t.reg .{} %{}<{count}>;\n", class.keyword(), class.prefix());
+        let declare =
+            |(class, count): (&Class, u32)| format!("\t.reg .{} %{}<{count}>;\n", class.keyword(), class.prefix());
         declarations.map(declare).collect::<String>() + &self.text
     }
 
@@ -200,7 +201,7 @@ impl Machine for Emitter {
     fn bits(&mut self, a: Value) -> Value {
         self.word("mov.b32", &[a])
     }
-    fn from_bits(&mut self, a: Value) -> Value {
+    fn with_bits(&mut self, a: Value) -> Value {
         self.float_value("mov.b32", &[a])
     }
     fn int_add(&mut self, a: Value, b: Value) -> Value {

@@ -34,7 +34,8 @@ impl<'a> Frame<'a> {
         let slack = BLOCK * LANES;
         let narrow = expression.elements() < (1 << 31) - slack;
         let mut e = Emitter::default();
-        let parameters = expression.inputs.len() + expression.outputs.len() + usize::from(expression.reduction.is_some());
+        let parameters =
+            expression.inputs.len() + expression.outputs.len() + usize::from(expression.reduction.is_some());
         let bases = (0..parameters)
             .map(|i| {
                 let address = e.register(Class::B64);

@@ -2,7 +2,8 @@
 
 use super::emitter::{Class, Emitter, Value};
 use crate::elementwise::dtype::{DType, Scalar};
-use crate::elementwise::functions::{self, Machine};
+use crate::elementwise::functions;
+use crate::elementwise::machine::Machine;
 use crate::elementwise::operation::Operation;
 
 /// Class of the register that holds a value of type `dtype` while it is computed with.
@@ -162,5 +163,5 @@ pub(super) fn widen(e: &mut Emitter, from: DType, bits: Value) -> Value {
     }
     let word = e.new_value(Class::B32, "cvt.u32.u16", &[bits]);
     let shifted = e.new_value(Class::B32, "shl.b32", &[word, Value::Integer(16)]);
-    e.from_bits(shifted)
+    e.with_bits(shifted)
 }

@@ -8,7 +8,7 @@ pub(super) fn emit(frame: &mut Frame) -> Option<usize> {
     let (block, thread) = (frame.special("ctaid.x"), frame.special("tid.x"));
     let number = frame.width.multiply_add(&mut frame.e, block, BLOCK, thread);
     let done = frame.e.label();
-    if units % BLOCK != 0 {
+    if !units.is_multiple_of(BLOCK) {
         frame.leave_from(number, units, &done);
     }
     let coordinates = frame.coordinates(number, |_| true);

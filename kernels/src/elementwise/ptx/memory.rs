@@ -108,9 +108,7 @@ pub(super) fn store(e: &mut Emitter, dtype: DType, address: Value, values: &[Val
     for value in values {
         registers.push(match (dtype, value) {
             (DType::F16 | DType::BF16, _) => narrow(e, dtype, *value),
-            (DType::Bool, _) => {
-                e.new_value(Class::B16, "selp.u16", &[Value::Integer(1), Value::Integer(0), *value])
-            }
+            (DType::Bool, _) => e.new_value(Class::B16, "selp.u16", &[Value::Integer(1), Value::Integer(0), *value]),
             (_, Value::Register(_, _)) => *value,
             (DType::F32, _) => e.new_value(class, "mov.f32", &[*value]),
             _ => e.new_value(class, &format!("mov.{suffix}"), &[*value]),

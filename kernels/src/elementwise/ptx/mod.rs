@@ -63,7 +63,7 @@ pub struct Generated {
 /// expression; the reduction's output may take no input's place.
 ///
 /// # Errors
-/// When a launch would need more than 2³¹ − 1 blocks.
+/// When a launch would need more than 2³¹ − 1 blocks or more than 512 arguments.
 pub fn generate(expression: &Expression, aligned: bool) -> Result<Generated, KernelError> {
     let outputs: Vec<Argument> = (0..expression.outputs.len()).map(Argument::Output).collect();
     let inputs = (0..expression.inputs.len()).map(Argument::Input);
@@ -92,10 +92,8 @@ pub fn generate(expression: &Expression, aligned: bool) -> Result<Generated, Ker
     let mut second = Frame::new(&rest, aligned);
     let second_cut = Cut::new(&second, false);
     let second_blocks = reduce::emit(&mut second, reduction, &second_cut).ok_or_else(unsupported)?;
-    let kernels = vec![
-        kernel(frame.e, blocks, arguments)?,
-        kernel(second.e, second_blocks, vec![Argument::Scratch, last])?,
-    ];
+    let kernels =
+        vec![kernel(frame.e, blocks, arguments)?, kernel(second.e, second_blocks, vec![Argument::Scratch, last])?];
     Ok(Generated { kernels, scratch: cut.slices * results * reduction.dtype.accumulator().bytes() })
 }
 
@@ -119,6 +117,10 @@ fn unsupported() -> KernelError {
 fn kernel(emitter: Emitter, blocks: usize, arguments: Vec<Argument>) -> Result<Kernel, KernelError> {
     let grid = u32::try_from(blocks).ok().filter(|blocks| *blocks <= i32::MAX as u32);
     let grid = grid.ok_or_else(|| KernelError::Shape(format!("{blocks} blocks are more than a launch can have")))?;
+    // 4 KiB of parameters are what every architecture takes.
+    if arguments.len() > 512 {
+        return Err(KernelError::Shape(format!("{} tensors are more than a kernel can be given", arguments.len())));
+    }
     let parameters: Vec<String> = (0..arguments.len()).map(|i| format!("\t.param .u64 p{i}")).collect();
     let text = format!("(\n{}\n)\n.reqntid {BLOCK}, 1, 1\n{{\n{}}}\n", parameters.join(",\n"), emitter.finish());
     let name = format!("npc_elementwise_{:016x}", hash(&text));

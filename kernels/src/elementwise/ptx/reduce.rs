@@ -10,7 +10,7 @@ use super::lower::{apply, class, constant};
 use super::memory::store;
 use crate::elementwise::dtype::DType;
 use crate::elementwise::expression::Reduction;
-use crate::elementwise::functions::Machine;
+use crate::elementwise::machine::Machine;
 use crate::elementwise::operation::{Operation, Reduce};
 
 const WARP: usize = 32;
@@ -65,26 +65,28 @@ pub(super) fn emit(frame: &mut Frame, reduction: &Reduction, cut: &Cut) -> Optio
     let dtype = reduction.dtype.accumulator();
     let (block, thread) = (frame.special("ctaid.x"), frame.special("tid.x"));
     let done = frame.e.label();
-    let wide = frame.width;
-    let (fast, slow) = wide.divide(&mut frame.e, thread, WARP);
-    let (warp, lane) = (fast, slow);
+    let width = frame.width;
+    let (warp, lane) = width.divide(&mut frame.e, thread, WARP);
     let (number, slice, member) = if cut.rows {
-        let group = if cut.threads == WARP { wide.multiply_add(&mut frame.e, block, WARPS, warp) } else { block };
-        if cut.threads == WARP && cut.results * cut.slices % WARPS != 0 {
+        let group = if cut.threads == WARP { width.multiply_add(&mut frame.e, block, WARPS, warp) } else { block };
+        if cut.threads == WARP && !(cut.results * cut.slices).is_multiple_of(WARPS) {
             frame.leave_from(group, cut.results * cut.slices, &done);
         }
         let (number, slice) = split(frame, group, cut.slices);
         (number, slice, if cut.threads == WARP { lane } else { thread })
     } else {
         let (column, slice) = split(frame, block, cut.slices);
-        (wide.multiply_add(&mut frame.e, column, WARP, lane), slice, warp)
+        (width.multiply_add(&mut frame.e, column, WARP, lane), slice, warp)
     };
     let totals = accumulate(frame, reduction, cut, number, slice, member)?;
     let (totals, owner) = if cut.rows {
         let total = tree(&mut frame.e, reduction, dtype, totals)?;
         let total = across_warp(&mut frame.e, reduction, dtype, total)?;
-        let totals =
-            if cut.threads == WARP { vec![total] } else { across_block(frame, reduction, dtype, vec![total], warp, lane, false)? };
+        let totals = if cut.threads == WARP {
+            vec![total]
+        } else {
+            across_block(frame, reduction, dtype, vec![total], warp, lane, false)?
+        };
         (totals, member)
     } else {
         (across_block(frame, reduction, dtype, totals, warp, lane, true)?, warp)
@@ -97,7 +99,11 @@ pub(super) fn emit(frame: &mut Frame, reduction: &Reduction, cut: &Cut) -> Optio
     write(frame, reduction, cut, number, slice, totals)?;
     frame.e.place(&done);
     frame.e.line("ret;");
-    Some(if cut.rows { (cut.results * cut.slices).div_ceil(cut.per_block) } else { cut.results.div_ceil(WARP) * cut.slices })
+    Some(if cut.rows {
+        (cut.results * cut.slices).div_ceil(cut.per_block)
+    } else {
+        cut.results.div_ceil(WARP) * cut.slices
+    })
 }
 
 fn split(frame: &mut Frame, group: Value, slices: usize) -> (Value, Value) {
@@ -199,7 +205,7 @@ fn shuffle(e: &mut Emitter, dtype: DType, value: Value, distance: i64) -> Value 
         _ => {
             let bits = e.bits(value);
             let bits = word(e, bits);
-            e.from_bits(bits)
+            e.with_bits(bits)
         }
     }
 }
@@ -218,7 +224,13 @@ fn across_block(
     let per_thread = totals.len() * bytes;
     let row = if columns { WARP * per_thread } else { per_thread };
     frame.e.line(format_args!(".shared .align 16 .b8 totals[{}];", WARPS * row));
-    let suffix = if dtype == DType::I64 { "b64" } else if dtype == DType::I32 { "b32" } else { "f32" };
+    let suffix = if dtype == DType::I64 {
+        "b64"
+    } else if dtype == DType::I32 {
+        "b32"
+    } else {
+        "f32"
+    };
     let base = frame.e.register(Class::B32);
     frame.e.line(format_args!("mov.u32 {base}, totals;"));
     let narrow = |e: &mut Emitter, value: Value| match value {
@@ -226,7 +238,9 @@ fn across_block(
         _ => value,
     };
     let (warp, lane) = (narrow(&mut frame.e, warp), narrow(&mut frame.e, lane));
-    let mad = |e: &mut Emitter, a: Value, b: usize, c: Value| e.new_value(Class::B32, "mad.lo.u32", &[a, Value::Integer(b as i64), c]);
+    let mad = |e: &mut Emitter, a: Value, b: usize, c: Value| {
+        e.new_value(Class::B32, "mad.lo.u32", &[a, Value::Integer(b as i64), c])
+    };
     let column = if columns { mad(&mut frame.e, lane, per_thread, base) } else { base };
     let place = mad(&mut frame.e, warp, row, column);
     let ready = frame.e.label();
@@ -254,7 +268,14 @@ fn across_block(
 }
 
 /// Stores the results, or the partial ones.
-fn write(frame: &mut Frame, reduction: &Reduction, cut: &Cut, number: Value, slice: Value, mut totals: Vec<Value>) -> Option<()> {
+fn write(
+    frame: &mut Frame,
+    reduction: &Reduction,
+    cut: &Cut,
+    number: Value,
+    slice: Value,
+    mut totals: Vec<Value>,
+) -> Option<()> {
     let accumulator = reduction.dtype.accumulator();
     let last = *frame.bases.last()?;
     let mut index = frame.width.multiply_add(&mut frame.e, number, totals.len(), Value::Integer(0));

@@ -19,16 +19,43 @@ fn everything(shape: &[usize], dtype: DType, reduce: Option<(Reduce, &[usize])>)
     let x = b.input(dtype, shape).unwrap();
     let row = b.input(dtype, &shape[shape.len() - 1..]).unwrap();
     let flag = b.input(DType::Bool, shape).unwrap();
-    let constant = Operand::Constant(dtype, match dtype {
-        DType::I32 => Scalar::I32(-7),
-        DType::I64 => Scalar::I64(i64::MIN),
-        DType::Bool => Scalar::Bool(true),
-        _ => Scalar::Float(0.1),
-    });
+    let constant = Operand::Constant(
+        dtype,
+        match dtype {
+            DType::I32 => Scalar::I32(-7),
+            DType::I64 => Scalar::I64(i64::MIN),
+            DType::Bool => Scalar::Bool(true),
+            _ => Scalar::Float(0.1),
+        },
+    );
     let mut last = x;
     for operation in [
-        Add, Subtract, Multiply, Divide, Maximum, Minimum, Power, And, Or, Not, Negate, Absolute, Square, Sign, Relu,
-        SquareRoot, ReciprocalSquareRoot, Reciprocal, Exp, Log, Tanh, Sigmoid, Erf, Floor, Ceil, Round,
+        Add,
+        Subtract,
+        Multiply,
+        Divide,
+        Maximum,
+        Minimum,
+        Power,
+        And,
+        Or,
+        Not,
+        Negate,
+        Absolute,
+        Square,
+        Sign,
+        Relu,
+        SquareRoot,
+        ReciprocalSquareRoot,
+        Reciprocal,
+        Exp,
+        Log,
+        Tanh,
+        Sigmoid,
+        Erf,
+        Floor,
+        Ceil,
+        Round,
     ] {
         let operands = if operation.arity() == 1 { vec![last] } else { vec![last, row] };
         last = b.apply(operation, &operands).unwrap_or(last);
@@ -79,7 +106,8 @@ fn the_assembler_takes_every_kernel_for_every_gpu_without_spills() {
         let report = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "sm_{architecture}: {report}");
         assert!(report.contains("registers"), "sm_{architecture}: {report}");
-        let spilled = report.lines().find(|l| l.contains("spill") && !l.contains("0 bytes spill stores, 0 bytes spill loads"));
+        let spilled =
+            report.lines().find(|l| l.contains("spill") && !l.contains("0 bytes spill stores, 0 bytes spill loads"));
         assert_eq!(spilled, None, "sm_{architecture}: {report}");
     }
     std::fs::remove_dir_all(&folder).unwrap();

@@ -14,7 +14,8 @@ fn ulps(found: f32, exact: f64) -> f64 {
     if found.is_nan() && exact.is_nan() || found == rounded {
         return 0.0;
     }
-    let place = f64::from(rounded.abs().max(f32::MIN_POSITIVE).next_up()) - f64::from(rounded.abs().max(f32::MIN_POSITIVE));
+    let place =
+        f64::from(rounded.abs().max(f32::MIN_POSITIVE).next_up()) - f64::from(rounded.abs().max(f32::MIN_POSITIVE));
     (f64::from(found) - exact).abs() / place
 }
 
@@ -83,13 +84,30 @@ fn powers_are_accurate_and_their_special_cases_are_those_of_c() {
         assert!(distance <= 4.0, "{x:e} to the power {y:e} is {distance:.2} ulp off");
     }
     let special = [
-        0.0, -0.0, 1.0, -1.0, 2.0, -2.0, 3.0, -3.0, 0.5, -0.5, 1e-45, -1e-45, 3e38, -3e38, 16_777_217.0, f32::INFINITY,
-        f32::NEG_INFINITY, f32::NAN,
+        0.0,
+        -0.0,
+        1.0,
+        -1.0,
+        2.0,
+        -2.0,
+        3.0,
+        -3.0,
+        0.5,
+        -0.5,
+        1e-45,
+        -1e-45,
+        3e38,
+        -3e38,
+        16_777_217.0,
+        f32::INFINITY,
+        f32::NEG_INFINITY,
+        f32::NAN,
     ];
     for x in special {
         for y in special {
             let (found, exact) = (one(Operation::Power, &[x, y]), f64::from(x).powf(f64::from(y)) as f32);
-            let same = found.is_nan() && exact.is_nan() || ulps(found, f64::from(exact)) <= 2.0 && found.is_sign_negative() == exact.is_sign_negative();
+            let same = found.is_nan() && exact.is_nan()
+                || ulps(found, f64::from(exact)) <= 2.0 && found.is_sign_negative() == exact.is_sign_negative();
             assert!(same, "{x:e} to the power {y:e} is {found:e}, expected {exact:e}");
         }
     }

@@ -4,7 +4,7 @@ use super::random::check;
 use super::{interpret, values};
 use crate::elementwise::ptx::{Argument, generate, module};
 use crate::elementwise::{DType, Expression, Operation, Reduce};
-use npc_ptx_interpreter::Schedule;
+use npc_ptx_interpreter::{Argument as Passed, Launch, Memory, Module, Options, Schedule, launch_with};
 
 /// The product of a tensor and one that is repeated along `repeated`, and its reduction over `axes`.
 fn product(shape: &[usize], repeated: &[usize], axes: &[usize], reduce: Reduce, dtype: DType) -> Expression {
@@ -80,11 +80,15 @@ fn nothing_is_launched_for_empty_outputs_and_nothing_reduces_to_the_identity() {
 
 #[test]
 fn kernels_are_named_by_their_text_and_enter_a_module_once() {
-    let (a, b) = (product(&[4, 8], &[0], &[1], Reduce::Sum, DType::F32), product(&[4, 9], &[0], &[1], Reduce::Sum, DType::F32));
+    let (a, b) =
+        (product(&[4, 8], &[0], &[1], Reduce::Sum, DType::F32), product(&[4, 9], &[0], &[1], Reduce::Sum, DType::F32));
     let (a, again, b) = (generate(&a, true).unwrap(), generate(&a, true).unwrap(), generate(&b, true).unwrap());
     assert_eq!(a, again);
     assert_ne!(a.kernels[0].name, b.kernels[0].name);
-    assert_eq!(a.kernels[0].arguments, [Argument::Input(0), Argument::Input(1), Argument::Output(0), Argument::Output(1)]);
+    assert_eq!(
+        a.kernels[0].arguments,
+        [Argument::Input(0), Argument::Input(1), Argument::Output(0), Argument::Output(1)]
+    );
     let text = module(a.kernels.iter().chain(&again.kernels).chain(&b.kernels));
     assert_eq!(text.matches(".entry").count(), 2);
 }
@@ -104,4 +108,42 @@ fn large_tensors_are_indexed_with_64_bits() {
     let kernel = &generated.kernels[0];
     assert_eq!(u64::from(kernel.grid), 3 * (1 << 30) / 1024);
     assert!(kernel.entry.contains("mad.lo.u64") && !kernel.entry.contains("mad.lo.u32"));
+    let mut memory = Memory::new();
+    let (x, y) = (memory.alloc_sparse(3 << 30), memory.alloc_sparse(3 << 30));
+    let row = memory.alloc_from(&[0u8, 1, 0]);
+    let last = (3 << 30) - 1024;
+    memory.write(x + last, &[0u8, 1, 1, 0].repeat(256)).unwrap();
+    let arguments = [x, row, y].map(Passed::U64);
+    let how = Launch {
+        kernel: &kernel.name,
+        grid: [kernel.grid, 1, 1],
+        block: [kernel.block, 1, 1],
+        dynamic_shared: 0,
+        arguments: &arguments,
+    };
+    let block = u64::from(kernel.grid) - 1;
+    let options = Options { blocks: Some(block..block + 1), ..Options::default() };
+    launch_with(&Module::parse(&module([kernel])).unwrap(), &mut memory, &how, &options).unwrap();
+    assert_eq!(memory.read::<u8>(y + last, 1024).unwrap(), [0u8, 1, 1, 0].repeat(256));
+}
+
+/// Halfway cases, overflow, subnormals and NaN, which random values hardly meet.
+#[test]
+fn casts_round_to_nearest_even() {
+    let uppers =
+        [0x0000u32, 0x0001, 0x3380, 0x3800, 0x3f80, 0x3f81, 0x477f, 0x4780, 0x4eff, 0x4f00, 0x5eff, 0x7f7f, 0x7f80];
+    let lowers = [0u32, 1, 0x0fff, 0x1000, 0x1001, 0x3000, 0x7fff, 0x8000, 0x8001, 0xe000, 0xefff, 0xf000, 0xffff];
+    let signs = [0u32, 1 << 31];
+    let bits = uppers.iter().flat_map(|u| lowers.iter().flat_map(move |l| signs.map(|s| s | u << 16 | l)));
+    let tensor: Vec<u8> = bits.flat_map(u32::to_le_bytes).collect();
+    let shape = [tensor.len() / 4];
+    let mut builder = Expression::builder(&shape);
+    let x = builder.input(DType::F32, &shape).unwrap();
+    for to in [DType::F16, DType::BF16, DType::I32, DType::I64, DType::Bool] {
+        let cast = builder.apply(Operation::Cast(to), &[x]).unwrap();
+        builder.output(cast).unwrap();
+        let back = builder.apply(Operation::Cast(DType::F32), &[cast]).unwrap();
+        builder.output(back).unwrap();
+    }
+    check(&builder.finish().unwrap(), &[tensor], true, Schedule::InOrder).unwrap();
 }

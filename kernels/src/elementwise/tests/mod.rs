@@ -1,6 +1,7 @@
 //! Tests of the expression and everything that runs it.
 
 mod assemble;
+mod blocks;
 mod functions;
 mod generated;
 mod random;

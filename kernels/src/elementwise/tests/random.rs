@@ -11,9 +11,36 @@ const DTYPES: [DType; 6] = [DType::F32, DType::F16, DType::BF16, DType::I32, DTy
 fn operations() -> Vec<Operation> {
     use Operation::*;
     let mut all = vec![
-        Add, Subtract, Multiply, Divide, Maximum, Minimum, Power, Less, LessOrEqual, Equal, And, Or, Not, Select, Negate,
-        Absolute, Square, Sign, Relu, SquareRoot, ReciprocalSquareRoot, Reciprocal, Exp, Log, Tanh, Sigmoid, Erf, Floor,
-        Ceil, Round,
+        Add,
+        Subtract,
+        Multiply,
+        Divide,
+        Maximum,
+        Minimum,
+        Power,
+        Less,
+        LessOrEqual,
+        Equal,
+        And,
+        Or,
+        Not,
+        Select,
+        Negate,
+        Absolute,
+        Square,
+        Sign,
+        Relu,
+        SquareRoot,
+        ReciprocalSquareRoot,
+        Reciprocal,
+        Exp,
+        Log,
+        Tanh,
+        Sigmoid,
+        Erf,
+        Floor,
+        Ceil,
+        Round,
     ];
     all.extend(DTYPES.map(Cast));
     all
@@ -22,12 +49,15 @@ fn operations() -> Vec<Operation> {
 fn constant(dtype: DType, pick: usize) -> Operand {
     let float = [0.0, 1.0, -1.5, 3.0, 0.1, 1e-3, f32::INFINITY, f32::NAN][pick % 8];
     let integer = [0, 1, -1, 2, 7, -3, i64::MAX, i64::MIN][pick % 8];
-    Operand::Constant(dtype, match dtype {
-        DType::I32 => Scalar::I32(integer as i32),
-        DType::I64 => Scalar::I64(integer),
-        DType::Bool => Scalar::Bool(pick % 2 == 0),
-        _ => Scalar::Float(float),
-    })
+    Operand::Constant(
+        dtype,
+        match dtype {
+            DType::I32 => Scalar::I32(integer as i32),
+            DType::I64 => Scalar::I64(integer),
+            DType::Bool => Scalar::Bool(pick % 2 == 0),
+            _ => Scalar::Float(float),
+        },
+    )
 }
 
 /// What a random case is made from; every part may be shrunk on its own.
@@ -90,14 +120,13 @@ impl Recipe {
 
 fn recipe() -> impl Strategy<Value = Recipe> {
     let extent = prop_oneof![Just(1usize), 2..6usize, Just(8), Just(12), Just(33), Just(64), Just(130), Just(300)];
-    let shape = prop::collection::vec(extent, 0..4)
-        .prop_filter("too large", |shape| shape.iter().product::<usize>() <= 20_000);
+    let shape =
+        prop::collection::vec(extent, 0..4).prop_filter("too large", |shape| shape.iter().product::<usize>() <= 20_000);
     let inputs = prop::collection::vec((0..6usize, any::<u8>(), any::<u64>()), 1..5);
     let steps = prop::collection::vec((any::<usize>(), any::<[usize; 3]>()), 0..12);
     let reduction = prop::option::of((0..4usize, any::<usize>(), any::<u8>()));
-    (shape, inputs, steps, prop::collection::vec(any::<usize>(), 1..4), reduction).prop_map(
-        |(shape, inputs, steps, outputs, reduction)| Recipe { shape, inputs, steps, outputs, reduction },
-    )
+    (shape, inputs, steps, prop::collection::vec(any::<usize>(), 1..4), reduction)
+        .prop_map(|(shape, inputs, steps, outputs, reduction)| Recipe { shape, inputs, steps, outputs, reduction })
 }
 
 fn same(dtype: DType, found: &[u8], expected: &[u8]) -> Result<(), String> {
@@ -123,7 +152,11 @@ fn close(expression: &Expression, tensors: &[&[u8]], found: &[u8], expected: &[u
     }
     let mut magnitudes = expression.clone();
     let operand = vec![value];
-    magnitudes.instructions.push(crate::elementwise::Instruction { operation: Operation::Absolute, operands: operand, dtype });
+    magnitudes.instructions.push(crate::elementwise::Instruction {
+        operation: Operation::Absolute,
+        operands: operand,
+        dtype,
+    });
     magnitudes.outputs.clear();
     let reduction = magnitudes.reduction.as_mut().unwrap();
     (reduction.value, reduction.dtype) = (Operand::Result(magnitudes.instructions.len() - 1), DType::F32);
@@ -142,7 +175,8 @@ fn close(expression: &Expression, tensors: &[&[u8]], found: &[u8], expected: &[u
         let exact = matches!(reduce, Reduce::Maximum | Reduce::Minimum);
         let tolerance = if exact { 0.0 } else { 5e-6 * size + place * b.abs() + 1e-7 * place };
         // Partial sums may leave the range where the whole one does not.
-        let out_of_range = !exact && (size * reduction_count(expression) > 1e37 || dtype == DType::F16 && b.abs() > 65_000.0);
+        let out_of_range =
+            !exact && (size * reduction_count(expression) > 1e37 || dtype == DType::F16 && b.abs() > 65_000.0);
         if !(a == b || a.is_nan() && b.is_nan() || (a - b).abs() <= tolerance || out_of_range) {
             return Err(format!("result {at} of a {reduce:?} in {dtype:?} is {a:e}, expected {b:e} ± {tolerance:e}"));
         }
@@ -154,7 +188,12 @@ fn reduction_count(expression: &Expression) -> f64 {
     expression.reduction.as_ref().map_or(1.0, |r| r.count.max(1) as f64)
 }
 
-pub(super) fn check(expression: &Expression, tensors: &[Vec<u8>], aligned: bool, schedule: Schedule) -> Result<(), String> {
+pub(super) fn check(
+    expression: &Expression,
+    tensors: &[Vec<u8>],
+    aligned: bool,
+    schedule: Schedule,
+) -> Result<(), String> {
     let slices: Vec<&[u8]> = tensors.iter().map(|t| &t[..]).collect();
     let expected = expression.evaluate(&slices).unwrap();
     let found = interpret(expression, tensors, aligned, schedule);

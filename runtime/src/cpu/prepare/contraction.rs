@@ -1,5 +1,6 @@
 //! `EinSum` as a strided matrix product.
 
+use super::view::{Step, View};
 use npc_kernels::cpu::contraction::{Contraction, Index};
 use tract_onnx::tract_core::model::Rewriter;
 use tract_onnx::tract_core::ops::einsum::EinSum;
@@ -10,16 +11,17 @@ pub fn rewrite(model: &mut TypedModel) -> TractResult<()> {
 }
 
 fn rule(_: &(), model: &TypedModel, node: &TypedNode, name: &str, op: &EinSum) -> TractResult<Option<TypedModelPatch>> {
-    let Some(contract) = plan(model, node, op)? else { return Ok(None) };
+    let Some((contract, operands)) = plan(model, node, op)? else { return Ok(None) };
     let mut patch = TypedModelPatch::default();
-    let inputs = patch.taps(model, &node.inputs)?;
+    let inputs = patch.taps(model, &operands)?;
     let output = patch.wire_node(name, contract, &inputs)?;
     patch.shunt_outside(model, node.id.into(), output[0])?;
     Ok(Some(patch))
 }
 
-/// `None` for anything but a product of two float32 operands of known shapes without repeated or one-sided axes.
-fn plan(model: &TypedModel, node: &TypedNode, op: &EinSum) -> TractResult<Option<Contract>> {
+/// The product and the operands it reads: those of the node or, where that takes no more matrix products, the tensors that
+/// they are views of. `None` for anything but two float32 operands of known shapes without repeated or one-sided axes.
+fn plan(model: &TypedModel, node: &TypedNode, op: &EinSum) -> TractResult<Option<(Contract, [OutletId; 2])>> {
     let float = |fact: &TypedFact| fact.datum_type == f32::datum_type() && fact.is_plain();
     let (inputs, outputs) = model.node_facts(node.id)?;
     if inputs.len() != 2
@@ -29,29 +31,69 @@ fn plan(model: &TypedModel, node: &TypedNode, op: &EinSum) -> TractResult<Option
     {
         return Ok(None);
     }
-    let mut shapes: Vec<TVec<usize>> = Vec::new();
-    for fact in inputs.iter().chain(&outputs) {
-        match fact.shape.as_concrete() {
-            Some(shape) => shapes.push(shape.into()),
-            None => return Ok(None),
+    let Some(shape) = outputs[0].shape.as_concrete() else { return Ok(None) };
+    let mut own = Vec::new();
+    for input in &node.inputs {
+        let Some(view) = View::of(model, *input)? else { return Ok(None) };
+        own.push(view);
+    }
+    let mut behind = Vec::new();
+    for input in &node.inputs {
+        behind.push(View::behind(model, *input)?.unwrap_or_else(|| own[behind.len()].clone()));
+    }
+    let result = View::dense(node.id.into(), shape);
+    let product = |a: &View, b: &View| {
+        let contraction = Contraction::new(&indices(op, [a, b, &result])?).ok()?;
+        Some((Contract { plan: contraction, shape: shape.into() }, [a.tensor, b.tensor]))
+    };
+    let Some(mut best) = product(&own[0], &own[1]) else { return Ok(None) };
+    for (a, b) in [(&own[0], &behind[1]), (&behind[0], &own[1]), (&behind[0], &behind[1])] {
+        if let Some(other) = product(a, b).filter(|other| other.0.plan.product_count() <= best.0.plan.product_count()) {
+            best = other;
         }
     }
-    let strides: Vec<TVec<usize>> =
-        shapes.iter().map(|shape| Tensor::natural_strides(shape).iter().map(|s| *s as usize).collect()).collect();
+    Ok(Some(best))
+}
+
+/// The indices of the product: an axis is several where an operand's elements along it have no single distance.
+fn indices(op: &EinSum, views: [&View; 3]) -> Option<Vec<Index>> {
     let mut indices = Vec::new();
     for axis in op.axes.iter_all_axes() {
         let places = [&axis.inputs[0], &axis.inputs[1], &axis.outputs[0]];
         if places.iter().any(|p| p.len() > 1) {
-            return Ok(None);
+            return None;
         }
-        let extents = places.iter().zip(&shapes).filter_map(|(p, shape)| Some(shape[*p.first()?]));
-        let extent = extents.max().unwrap_or(1);
+        let extents = places.iter().zip(&views).filter_map(|(p, view)| Some(view.extent(*p.first()?)));
+        let mut rest = extents.max().unwrap_or(1);
         // An operand of extent 1 on a longer axis is broadcast along it.
-        let stride = |i: usize| places[i].first().filter(|at| shapes[i][**at] == extent).map(|at| strides[i][*at]);
-        indices.push(Index { extent, a: stride(0), b: stride(1), c: stride(2) });
+        let along =
+            |i: usize| places[i].first().filter(|at| views[i].extent(**at) == rest).map(|at| views[i].steps(*at));
+        let mut steps = [along(0), along(1), along(2)];
+        while rest > 1 {
+            let last = steps.iter().flatten().filter_map(|steps| steps.last()).map(|step| step.extent);
+            let extent = last.min()?;
+            let mut strides = [None; 3];
+            for (stride, steps) in strides.iter_mut().zip(&mut steps) {
+                let Some(steps) = steps else { continue };
+                let step = steps.last_mut()?;
+                *stride = Some(step.stride);
+                if step.extent % extent != 0 {
+                    return None;
+                }
+                *step = Step { extent: step.extent / extent, stride: step.stride * extent };
+                if step.extent == 1 {
+                    steps.pop();
+                }
+            }
+            indices.push(Index { extent, a: strides[0], b: strides[1], c: strides[2] });
+            rest /= extent;
+        }
+        if rest == 0 {
+            let stride = |i: usize| places[i].first().map(|_| 1);
+            indices.push(Index { extent: 0, a: stride(0), b: stride(1), c: stride(2) });
+        }
     }
-    indices.retain(|i| i.extent != 1);
-    Ok(Contraction::new(&indices).ok().map(|plan| Contract { plan, shape: shapes[2].clone() }))
+    Some(indices)
 }
 
 /// A planned contraction whose result has `shape`.

@@ -1,0 +1,374 @@
+//! A GPU that runs a step's commands as one CUDA graph.
+
+use super::blas::{self, Gemm};
+use super::probe::{has_cublas, has_driver, reason};
+use crate::plan::command::{Command, Commands};
+use crate::plan::device::{Device, DeviceError};
+use cudarc::cublas::{result as cublas, sys as cublas_sys};
+use cudarc::driver::sys::{self, CUdevice_attribute as Attribute};
+use cudarc::driver::{CudaContext, CudaStream, DriverError, result as driver};
+use npc_kernels::cpu::contraction::Product;
+use npc_kernels::cuda::{Argument, DevicePointer, Source};
+use std::collections::HashMap;
+use std::ffi::{CString, c_void};
+use std::sync::Arc;
+
+type Result<T> = std::result::Result<T, DeviceError>;
+
+/// Memory that cuBLAS works in: what NVIDIA recommends for Hopper. Given to it, since it must not allocate in a graph.
+const WORKSPACE: u64 = 32 << 20;
+
+/// A kernel, ready to start.
+struct Ready {
+    function: sys::CUfunction,
+    grid: [u32; 3],
+    block: [u32; 3],
+    shared: u32,
+    /// Bytes of each argument.
+    arguments: Vec<Vec<u8>>,
+}
+
+/// One prepared command.
+enum Action {
+    Kernel(Ready),
+    Product { gemm: Gemm, product: Product, pointers: [DevicePointer; 3] },
+    Copy { from: DevicePointer, to: DevicePointer, bytes: u64 },
+}
+
+/// One GPU.
+pub struct Gpu {
+    context: Arc<CudaContext>,
+    stream: Arc<CudaStream>,
+    blas: Option<cublas_sys::cublasHandle_t>,
+    modules: HashMap<Source, sys::CUmodule>,
+    generated: Option<sys::CUmodule>,
+    allocations: Vec<sys::CUdeviceptr>,
+    actions: Vec<(String, Action)>,
+    graph: Option<sys::CUgraphExec>,
+    multiprocessors: u64,
+    cache: u64,
+}
+
+fn failed(call: &str, node: &str) -> impl FnOnce(DriverError) -> DeviceError {
+    let (call, place) = (call.to_string(), if node.is_empty() { String::new() } else { format!(" at node '{node}'") });
+    move |error| DeviceError::Call { call, place, why: reason(error) }
+}
+
+impl Gpu {
+    /// Opens a GPU.
+    ///
+    /// # Errors
+    /// No driver, no such GPU.
+    pub fn new(ordinal: usize) -> Result<Self> {
+        if !has_driver() {
+            let why = "no NVIDIA driver is installed (libcuda.so was not found); train with --device cpu";
+            return Err(DeviceError::Missing(why.into()));
+        }
+        let count = driver::init().and_then(|()| driver::device::get_count()).map_err(failed("looking for GPUs", ""))?;
+        if ordinal >= usize::try_from(count).unwrap_or(0) {
+            let why = format!("there is no GPU number {ordinal}: the driver knows {count}; see npc devices");
+            return Err(DeviceError::Missing(why));
+        }
+        let context = CudaContext::new(ordinal).map_err(failed("opening the GPU", ""))?;
+        let stream = context.new_stream().map_err(failed("making a stream", ""))?;
+        let attribute = |which| context.attribute(which).map_err(failed("asking for the GPU's properties", ""));
+        let multiprocessors = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?.max(1) as u64;
+        let cache = attribute(Attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)?.max(1 << 20) as u64;
+        Ok(Gpu {
+            context,
+            stream,
+            blas: None,
+            modules: HashMap::new(),
+            generated: None,
+            allocations: Vec::new(),
+            actions: Vec::new(),
+            graph: None,
+            multiprocessors,
+            cache,
+        })
+    }
+
+    /// Whether the step runs as a graph; where capturing it failed, its commands are started one by one.
+    pub fn is_captured(&self) -> bool {
+        self.graph.is_some()
+    }
+
+    fn bind(&self) -> Result<()> {
+        self.context.bind_to_thread().map_err(failed("making the GPU current", ""))
+    }
+
+    fn load(&self, ptx: &str, name: &str) -> Result<sys::CUmodule> {
+        let text = CString::new(ptx).map_err(|_| DeviceError::Missing(format!("the kernels '{name}' hold a zero byte")))?;
+        // SAFETY: the image is PTX that ends with a zero and outlives the call.
+        unsafe { driver::module::load_data(text.as_ptr().cast::<c_void>()) }.map_err(failed("loading kernels", name))
+    }
+
+    fn function(module: sys::CUmodule, kernel: &str) -> Result<sys::CUfunction> {
+        let name = CString::new(kernel).map_err(|_| DeviceError::Missing(format!("'{kernel}' is no name")))?;
+        // SAFETY: the module is loaded and stays so for as long as `self`.
+        unsafe { driver::module::get_function(module, name) }.map_err(failed("finding a kernel", kernel))
+    }
+
+    fn open_blas(&mut self) -> Result<()> {
+        if self.blas.is_some() {
+            return Ok(());
+        }
+        if !has_cublas() {
+            let why = "this model needs cuBLAS 12, which was not found: pip install nvidia-cublas-cu12, or set NPC_CUDA_LIBS to the folder that holds libcublas.so.12";
+            return Err(DeviceError::Missing(why.into()));
+        }
+        let wrong = |e: cublas::CublasError| DeviceError::Call { call: "opening cuBLAS".into(), place: String::new(), why: e.to_string() };
+        let handle = cublas::create_handle().map_err(wrong)?;
+        let workspace = self.allocate(WORKSPACE, "cuBLAS")?;
+        // SAFETY: handle and stream are alive, the workspace stays allocated for as long as `self`.
+        unsafe {
+            cublas::set_stream(handle, self.stream.cu_stream().cast()).map_err(wrong)?;
+            cublas_sys::cublasSetWorkspace_v2(handle, workspace.0 as *mut c_void, WORKSPACE as usize).result().map_err(wrong)?;
+        }
+        self.blas = Some(handle);
+        Ok(())
+    }
+
+    /// Starts every command on the stream.
+    fn start(&mut self) -> Result<()> {
+        let stream = self.stream.cu_stream();
+        for (name, action) in &mut self.actions {
+            match action {
+                Action::Kernel(k) => {
+                    let mut pointers: Vec<*mut c_void> = k.arguments.iter_mut().map(|a| a.as_mut_ptr().cast()).collect();
+                    let (grid, block) = ((k.grid[0], k.grid[1], k.grid[2]), (k.block[0], k.block[1], k.block[2]));
+                    // SAFETY: number and sizes of the arguments are those of the kernel; memory they point to is this
+                    // device's and allocated.
+                    unsafe { driver::launch_kernel(k.function, grid, block, k.shared, stream, &mut pointers) }
+                        .map_err(failed("starting a kernel", name))?;
+                }
+                Action::Copy { from, to, bytes } => {
+                    // SAFETY: both ranges lie in allocations of this device.
+                    unsafe { driver::memcpy_dtod_async(to.0, from.0, *bytes as usize, stream) }
+                        .map_err(failed("copying", name))?;
+                }
+                Action::Product { gemm, product, pointers } => {
+                    let Some(handle) = self.blas else { continue };
+                    multiply(handle, gemm, product, *pointers).map_err(|e| DeviceError::Call {
+                        call: "cuBLAS".into(),
+                        place: format!(" at node '{name}'"),
+                        why: e.to_string(),
+                    })?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Records the commands as a graph; `None` when the driver cannot.
+    fn capture(&mut self) -> Result<Option<sys::CUgraphExec>> {
+        let stream = self.stream.cu_stream();
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        // SAFETY: the stream is alive.
+        unsafe { driver::stream::begin_capture(stream, mode) }.map_err(failed("capturing the step", ""))?;
+        let started = self.start();
+        // SAFETY: the capture was begun above and has to be ended whatever happened since.
+        let graph = unsafe { driver::stream::end_capture(stream) };
+        if let Err(error) = &started {
+            tracing::warn!("the step cannot be captured ({error}); its kernels are started one by one");
+            return Ok(None);
+        }
+        let graph = match graph {
+            Ok(graph) if !graph.is_null() => graph,
+            _ => {
+                tracing::warn!("the step cannot be captured; its kernels are started one by one");
+                return Ok(None);
+            }
+        };
+        // SAFETY: the graph was just made; the executable one does not need it any more.
+        unsafe {
+            let exec = driver::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0));
+            let _ = driver::graph::destroy(graph);
+            exec.map(Some).map_err(failed("preparing the step's graph", ""))
+        }
+    }
+}
+
+fn multiply(
+    handle: cublas_sys::cublasHandle_t,
+    g: &Gemm,
+    p: &Product,
+    [a, b, c]: [DevicePointer; 3],
+) -> std::result::Result<(), cublas::CublasError> {
+    let at = |base: DevicePointer, start: usize| base.offset(4 * start as u64).0;
+    let (a, b, c) = (at(a, p.a.start), at(b, p.b.start), at(c, p.c.start));
+    let ((x, x_batch), (y, y_batch)) = if g.is_swapped {
+        ((b, p.b.batch), (a, p.a.batch))
+    } else {
+        ((a, p.a.batch), (b, p.b.batch))
+    };
+    let operation = |m: &blas::Matrix| match m.is_transposed {
+        true => cublas_sys::cublasOperation_t::CUBLAS_OP_T,
+        false => cublas_sys::cublasOperation_t::CUBLAS_OP_N,
+    };
+    let (one, old) = (1.0f32, if p.accumulate { 1.0f32 } else { 0.0 });
+    // SAFETY: addresses and distances are those of allocated buffers of the plan.
+    unsafe {
+        cublas::sgemm_strided_batched(
+            handle,
+            operation(&g.x),
+            operation(&g.y),
+            g.m as i32,
+            g.n as i32,
+            g.k as i32,
+            &one,
+            x as *const f32,
+            g.x.leading as i32,
+            x_batch as i64,
+            y as *const f32,
+            g.y.leading as i32,
+            y_batch as i64,
+            &old,
+            c as *mut f32,
+            g.leading as i32,
+            p.c.batch as i64,
+            p.batch as i32,
+        )
+    }
+}
+
+fn bytes(argument: &Argument) -> Vec<u8> {
+    match argument {
+        Argument::U32(x) => x.to_le_bytes().to_vec(),
+        Argument::U64(x) => x.to_le_bytes().to_vec(),
+        Argument::F32(x) => x.to_le_bytes().to_vec(),
+        Argument::Pointer(p) => p.0.to_le_bytes().to_vec(),
+        Argument::Bytes(bytes) => bytes.clone(),
+    }
+}
+
+impl Device for Gpu {
+    fn allocate(&mut self, bytes: u64, what: &str) -> Result<DevicePointer> {
+        self.bind()?;
+        // SAFETY: freed once, when `self` is dropped.
+        match unsafe { driver::malloc_sync(bytes.max(1) as usize) } {
+            Ok(pointer) => {
+                self.allocations.push(pointer);
+                Ok(DevicePointer(pointer))
+            }
+            Err(DriverError(sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY)) => {
+                let free = driver::mem_get_info().map_or(0, |(free, _)| free as u64) >> 20;
+                Err(DeviceError::Memory { what: what.to_string(), needed: bytes.div_ceil(1 << 20), free })
+            }
+            Err(error) => Err(failed("taking memory", what)(error)),
+        }
+    }
+
+    fn write(&mut self, to: DevicePointer, bytes: &[u8]) -> Result<()> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        self.bind()?;
+        let stream = self.stream.cu_stream();
+        // SAFETY: the range is allocated; pageable memory is staged before the call returns, so `bytes` may change after it.
+        unsafe { driver::memcpy_htod_async(to.0, bytes, stream) }.map_err(failed("copying to the GPU", ""))
+    }
+
+    fn read(&mut self, from: DevicePointer, bytes: &mut [u8]) -> Result<()> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        self.bind()?;
+        let stream = self.stream.cu_stream();
+        // SAFETY: the range is allocated, and `bytes` outlives the copy, which is waited for.
+        unsafe {
+            driver::memcpy_dtoh_async(bytes, from.0, stream).map_err(failed("copying from the GPU", ""))?;
+            driver::stream::synchronize(stream).map_err(failed("the step", ""))
+        }
+    }
+
+    fn prepare(&mut self, commands: Commands) -> Result<()> {
+        self.bind()?;
+        if commands.list.iter().any(|(_, c)| matches!(c, Command::Generated { .. })) {
+            self.generated = Some(self.load(&commands.module, "generated")?);
+        }
+        let mut actions = Vec::with_capacity(commands.list.len());
+        for (name, command) in commands.list {
+            let action = match command {
+                Command::Launch(l) => {
+                    let module = match self.modules.get(&l.source) {
+                        Some(module) => *module,
+                        None => {
+                            let module = self.load(l.source.ptx(), l.source.name())?;
+                            self.modules.insert(l.source, module);
+                            module
+                        }
+                    };
+                    Action::Kernel(Ready {
+                        function: Self::function(module, l.kernel)?,
+                        grid: l.grid,
+                        block: l.block,
+                        shared: l.dynamic_shared,
+                        arguments: l.arguments.iter().map(bytes).collect(),
+                    })
+                }
+                Command::Generated { kernel, grid, block, shared, arguments } => {
+                    let Some(module) = self.generated else { continue };
+                    Action::Kernel(Ready {
+                        function: Self::function(module, &kernel)?,
+                        grid: [grid, 1, 1],
+                        block: [block, 1, 1],
+                        shared,
+                        arguments: arguments.iter().map(|p| p.0.to_le_bytes().to_vec()).collect(),
+                    })
+                }
+                Command::Product { product, a, b, c } => {
+                    self.open_blas()?;
+                    Action::Product { gemm: blas::gemm(&product), product, pointers: [a, b, c] }
+                }
+                Command::Copy { from, to, bytes } => Action::Copy { from, to, bytes },
+            };
+            actions.push((name, action));
+        }
+        self.actions = actions;
+        self.graph = self.capture()?;
+        Ok(())
+    }
+
+    fn step(&mut self) -> Result<()> {
+        self.bind()?;
+        match self.graph {
+            // SAFETY: graph and stream are alive.
+            Some(graph) => unsafe { driver::graph::launch(graph, self.stream.cu_stream()) }.map_err(failed("starting the step", "")),
+            None => self.start(),
+        }
+    }
+
+    fn cache_bytes(&self) -> u64 {
+        // The rest is for what else passes through the cache meanwhile.
+        self.cache / 2
+    }
+
+    fn resident_blocks(&self) -> u64 {
+        2 * self.multiprocessors
+    }
+}
+
+impl Drop for Gpu {
+    fn drop(&mut self) {
+        if self.bind().is_err() {
+            return;
+        }
+        // SAFETY: each was made by this object and is destroyed once; the stream is idle before.
+        unsafe {
+            let _ = driver::stream::synchronize(self.stream.cu_stream());
+            if let Some(graph) = self.graph.take() {
+                let _ = driver::graph::exec_destroy(graph);
+            }
+            if let Some(handle) = self.blas.take() {
+                let _ = cublas::destroy_handle(handle);
+            }
+            for module in self.modules.drain().map(|(_, m)| m).chain(self.generated.take()) {
+                let _ = driver::module::unload(module);
+            }
+            for pointer in self.allocations.drain(..) {
+                let _ = driver::free_sync(pointer);
+            }
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! NVIDIA GPUs through cudarc: what is there ([`probe`]), and a [`Device`](crate::plan::device::Device) that runs a planned
+//! step as one CUDA graph.
+//!
+//! A machine needs the driver; matrix products need cuBLAS. Both are looked for at run time, cuBLAS also in the folders where
+//! Python wheels put it.
+
+mod blas;
+mod device;
+mod libraries;
+mod probe;
+
+pub use device::Gpu;
+pub use probe::{Found, GpuInfo, Library, probe};
