@@ -1,6 +1,7 @@
 //! The `npc` command: one subcommand a file, no logic that a library user would miss.
 
 mod compile;
+mod devices;
 mod diff;
 mod inspect;
 mod problem;
@@ -29,6 +30,8 @@ enum Command {
     Diff(diff::Arguments),
     /// Step two models side by side on random numbers and compare what must agree
     Verify(verify::Arguments),
+    /// Say which GPUs and libraries are here, and what is missing
+    Devices,
     /// Train a model; one that is not compiled yet is compiled first
     Train(Box<train::Arguments>),
 }
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
         Command::Inspect(a) => inspect::run(a),
         Command::Diff(a) => diff::run(a),
         Command::Verify(a) => verify::run(a),
+        Command::Devices => devices::run(),
         Command::Train(a) => train::run(*a),
     };
     match result {

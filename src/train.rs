@@ -4,7 +4,7 @@ use crate::compile::Choices;
 use crate::problem::{Problem, load, print};
 use crate::progress::Watcher;
 use clap::Args;
-use npc_runtime::train::{TrainOptions, train};
+use npc_runtime::train::{Target, TrainOptions, train};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -29,6 +29,9 @@ pub struct Arguments {
     /// Seed of initial values and shuffling
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// Where to train: cpu, cuda, or cuda:N (npc devices lists them)
+    #[arg(long, default_value = "cpu", value_parser = device)]
+    device: Target,
     /// Threads
     #[arg(long)]
     threads: Option<usize>,
@@ -43,6 +46,15 @@ pub struct Arguments {
     weights: Option<PathBuf>,
     #[command(flatten)]
     choices: Choices,
+}
+
+fn device(text: &str) -> Result<Target, String> {
+    match text.split_once(':') {
+        None if text == "cpu" => Ok(Target::Cpu),
+        None if text == "cuda" => Ok(Target::Cuda(0)),
+        Some(("cuda", number)) => number.parse().map(Target::Cuda).map_err(|_| format!("'{number}' is no GPU's number")),
+        _ => Err("it is cpu, cuda or cuda:N".into()),
+    }
 }
 
 pub fn run(a: Arguments) -> Result<ExitCode, Problem> {
@@ -69,6 +81,7 @@ pub fn run(a: Arguments) -> Result<ExitCode, Problem> {
         lr: a.lr,
         seed: a.seed,
         threads: a.threads.unwrap_or(cores),
+        device: a.device,
         out: a.out.clone(),
         resume: a.resume,
         weights: a.weights.clone(),

@@ -115,6 +115,7 @@ fn a_run_stopped_inside_an_epoch_goes_on_where_it_was() {
             lr: Some(0.001),
             seed: 7,
             threads: 2,
+            device: npc_runtime::train::Target::Cpu,
             out: folder.path().join(out),
             resume,
             weights: None,

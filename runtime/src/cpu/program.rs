@@ -6,7 +6,7 @@ use crate::plan::{Plan, PlanError};
 use crate::tensor::datum_type;
 use crate::{HostTensor, RuntimeError};
 use npc_compiler::bindings::Bindings;
-use npc_compiler::graph::{DType, Model, ValueId};
+use npc_compiler::graph::{DType, Dim, Model, ValueId, ValueType};
 use npc_compiler::neuroplastic::DOMAIN;
 use npc_compiler::onnx;
 use npc_compiler::optimizers::operators::lower::lower;
@@ -162,14 +162,19 @@ impl Program {
         Ok(results.collect())
     }
 
-    /// The step as a device would run it, with the shapes that `model` declares.
+    /// The step as a device would run it, with the shapes that `model` declares and `batch` for what is no number there.
     ///
     /// # Errors
-    /// What the device has no kernel for, by name; a symbolic shape.
-    pub fn device_plan(&self, model: &Model, bindings: &Bindings) -> Result<Plan, PlanError> {
+    /// What the device has no kernel for, by name; an input without a shape.
+    pub fn device_plan(&self, model: &Model, bindings: &Bindings, batch: usize) -> Result<Plan, PlanError> {
         let dims = |input: &Input| {
-            let value = model.graph.value_named(&input.name).and_then(|v| model.graph.value(v).dims());
-            value.ok_or_else(|| PlanError::Graph(format!("the shape of the input '{}' is not made of numbers", input.name)))
+            let ty = model.graph.value_named(&input.name).and_then(|v| model.graph.value(v).ty.clone());
+            match ty {
+                Some(ValueType::Tensor { shape: Some(shape), .. }) => {
+                    Ok(shape.iter().map(|d| if let Dim::Known(n) = d { *n } else { batch }).collect::<Vec<_>>())
+                }
+                _ => Err(PlanError::Graph(format!("the input '{}' has no shape", input.name))),
+            }
         };
         let shapes = self.inputs.iter().map(dims).collect::<Result<Vec<_>, _>>()?;
         let typed = self.typed(&shapes).map_err(|e| PlanError::Graph(e.to_string()))?;

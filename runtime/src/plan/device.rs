@@ -218,6 +218,17 @@ pub struct Scalars {
     pub gates: Option<String>,
 }
 
+impl Scalars {
+    /// Those of a compiled model.
+    pub fn of(bindings: &npc_compiler::bindings::Bindings) -> Self {
+        Scalars {
+            learning_rate: bindings.learning_rate.as_ref().map(|r| r.name.clone()),
+            step: bindings.step.as_ref().map(|s| s.name.clone()),
+            gates: bindings.gates.clone(),
+        }
+    }
+}
+
 /// The model's name for an element type.
 pub fn model_type(dtype: DType) -> ModelType {
     match dtype {

@@ -173,8 +173,8 @@ fn compare(file: &str, optimizer: Optimizer, steps: usize, tolerance: f64) -> Pl
         feeds.insert(gates.clone(), HostTensor::f32(&[3], &[1.0; 3]).unwrap());
     }
     set_step(&mut feeds, 0);
-    let plan = program.device_plan(&compiled.model, b).unwrap_or_else(|e| panic!("{file}: {e}"));
-    let scalars = Scalars { learning_rate: rate, step: step.map(|s| s.name.clone()), gates: b.gates.clone() };
+    let plan = program.device_plan(&compiled.model, b, 16).unwrap_or_else(|e| panic!("{file}: {e}"));
+    let scalars = Scalars::of(b);
     let mut session = Session::new(plan.clone(), Reference::default(), &scalars).unwrap();
     for (name, tensor) in &feeds {
         session.set(name, tensor).unwrap();
@@ -228,6 +228,6 @@ fn kept_optimizers_and_jax_steps_run() {
 fn what_has_no_kernel_is_refused_by_name() {
     let compiled = compiled("cnn-train-step/cnn_adamw.onnx", Optimizer::NeuroPlastic);
     let program = Program::new(&compiled.model, &ProgramOptions::default()).unwrap();
-    let error = program.device_plan(&compiled.model, &compiled.bindings).unwrap_err().to_string();
+    let error = program.device_plan(&compiled.model, &compiled.bindings, 128).unwrap_err().to_string();
     assert!(error.contains("Conv") && error.contains("--device cpu"), "{error}");
 }

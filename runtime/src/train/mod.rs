@@ -1,22 +1,37 @@
 //! The training loop: batches, gates, metrics, checkpoints.
 
 mod checkpoint;
+mod engine;
 mod evaluate;
 mod state;
 
 use crate::cpu::{Program, ProgramOptions};
 use crate::data::{self, DataError, Dataset, batch_size};
 use crate::{HostTensor, RuntimeError};
+pub use engine::{Engine, OnDevice};
 use evaluate::{Score, score};
 use npc_compiler::bindings::{Axis, Bindings};
 use npc_compiler::graph::Model;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use serde::Serialize;
-use state::State;
+use crate::cuda::Gpu;
+use crate::plan::PlanError;
+use crate::plan::device::{DeviceError, Scalars, Session};
+pub use state::State;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
+
+/// Where to train.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Target {
+    /// On this machine's processor.
+    #[default]
+    Cpu,
+    /// On the NVIDIA GPU of this number.
+    Cuda(usize),
+}
 
 /// Options of [`train`].
 #[derive(Clone, Debug)]
@@ -33,6 +48,8 @@ pub struct TrainOptions {
     pub seed: u64,
     /// Threads.
     pub threads: usize,
+    /// Where to train.
+    pub device: Target,
     /// Folder for metrics, checkpoint and trained model.
     pub out: PathBuf,
     /// Go on from the checkpoint in `out`.
@@ -109,6 +126,12 @@ pub enum TrainError {
     /// Engine.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
+    /// GPU.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// A step that the GPU has no kernels for.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
     /// A batch size the model was not exported with.
     #[error("the model was exported with a fixed batch of {model}, so --batch-size {asked} cannot be used; leave the option out, or export with a symbolic batch axis")]
     BatchSize {
@@ -181,7 +204,14 @@ pub fn train(model: &Model, bindings: &Bindings, options: &TrainOptions, observe
         return Err(TrainError::TooFew { samples: dataset.train.len, batch });
     }
     check_classes(model, bindings, &dataset)?;
-    let mut program = Program::new(model, &ProgramOptions { outputs: None, threads: options.threads })?;
+    let program = Program::new(model, &ProgramOptions { outputs: None, threads: options.threads })?;
+    let mut engine: Box<dyn Engine> = match options.device {
+        Target::Cpu => Box::new(program),
+        Target::Cuda(ordinal) => {
+            let plan = program.device_plan(model, bindings, batch)?;
+            Box::new(OnDevice::new(Session::new(plan, Gpu::new(ordinal)?, &Scalars::of(bindings))?))
+        }
+    };
     let mut evaluator = evaluate::Evaluator::new(model, bindings, batch, options.threads)?;
     let mut state = State::initial(model, bindings, options)?;
     let metrics = options.out.join("metrics.jsonl");
@@ -207,7 +237,7 @@ pub fn train(model: &Model, bindings: &Bindings, options: &TrainOptions, observe
         let first = state.batch;
         while state.batch < batches {
             let samples = &order[state.batch * batch..(state.batch + 1) * batch];
-            let loss = one_step(&mut program, &mut state, bindings, &dataset, samples, lr, gates)?;
+            let loss = one_step(engine.as_mut(), &mut state, bindings, &dataset, samples, lr, gates)?;
             if !loss.is_finite() {
                 let saved = if state.epoch > 0 { "the state after the epoch before is in the checkpoint" } else { "nothing was saved yet" };
                 return Err(TrainError::NotFinite { loss, step: state.batch, epoch, lr, saved });
@@ -222,12 +252,14 @@ pub fn train(model: &Model, bindings: &Bindings, options: &TrainOptions, observe
                 samples_per_second: done as f64 / start.elapsed().as_secs_f64().max(1e-9),
             });
             if observer.stop() {
+                engine.fetch(&mut state)?;
                 state.save(&options.out, model, bindings)?;
                 summary.interrupted = true;
                 return Ok(summary);
             }
         }
         let seconds = start.elapsed().as_secs_f64();
+        engine.fetch(&mut state)?;
         let test = evaluator.run(&state, &dataset.test)?;
         let line = Epoch {
             epoch,
@@ -260,7 +292,7 @@ fn keep_lines(metrics: &Path, epochs: u32) -> std::io::Result<()> {
 }
 
 fn one_step(
-    program: &mut Program,
+    engine: &mut dyn Engine,
     state: &mut State,
     bindings: &Bindings,
     dataset: &Dataset,
@@ -268,7 +300,7 @@ fn one_step(
     lr: f64,
     gates: [f32; 3],
 ) -> Result<f64, TrainError> {
-    let mut feeds = state.take();
+    let mut feeds = Vec::new();
     for column in &dataset.train.columns {
         feeds.push((column.name.clone(), column.batch(samples)?));
     }
@@ -287,17 +319,7 @@ fn one_step(
     if let Some(name) = &bindings.gates {
         feeds.push((name.clone(), HostTensor::f32(&[3], &gates)?));
     }
-    let results = program.run(feeds)?;
-    let (mut loss, mut logits) = (None, None);
-    for (name, tensor) in results {
-        if bindings.outputs.loss.as_ref() == Some(&name) {
-            loss = tensor.to_f64().first().copied();
-        } else if bindings.outputs.logits.as_ref() == Some(&name) {
-            logits = Some(tensor);
-        } else {
-            state.put(&name, tensor);
-        }
-    }
+    let (loss, logits) = engine.step(state, bindings, feeds)?;
     let labels = bindings.outputs.labels.as_deref().and_then(|name| dataset.train.column(name));
     let mut batch = match (&logits, labels) {
         (Some(logits), Some(labels)) => score(logits, bindings.outputs.class_axis, labels, samples, samples.len()),

@@ -95,6 +95,16 @@ impl State {
         self.tensors.drain().collect()
     }
 
+    /// Every tensor by name.
+    pub fn tensors(&self) -> impl Iterator<Item = (&str, &HostTensor)> {
+        self.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor))
+    }
+
+    /// Every tensor by name.
+    pub fn tensors_mut(&mut self) -> impl Iterator<Item = (&str, &mut HostTensor)> {
+        self.tensors.iter_mut().map(|(name, tensor)| (name.as_str(), tensor))
+    }
+
     /// Puts a step's output back in.
     pub fn put(&mut self, output: &str, tensor: HostTensor) {
         if let Some(input) = self.feedback.get(output) {
