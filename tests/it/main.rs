@@ -1,6 +1,7 @@
 //! The command as people use it: one binary, a module a topic.
 
 mod bad_input;
+mod devices;
 mod readme;
 mod snapshots;
 mod training;

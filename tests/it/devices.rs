@@ -1,0 +1,24 @@
+//! What the command says about GPUs, on machines with and without one.
+
+use crate::{model, npc, stdout, text};
+
+#[test]
+fn devices_are_listed_with_what_is_missing() {
+    let listed = stdout(&npc(["devices"]));
+    assert!(listed.starts_with("cpu ") && listed.contains("cuBLAS"), "{listed}");
+    assert!(listed.contains("cuda:0") || listed.contains("cuda     "), "{listed}");
+}
+
+#[test]
+fn a_gpu_that_is_not_there_is_one_sentence() {
+    let folder = tempfile::tempdir().unwrap();
+    let step = model("pytorch-train-step/mlp_adamw.onnx");
+    let out = folder.path().join("run");
+    let output = npc(["train", text(&step), "--data", "fashion-mnist-10k", "--device", "cuda:99", "--out", text(&out)]);
+    assert_eq!(output.status.code(), Some(3));
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(message.contains("npc devices") || message.contains("--device cpu"), "{message}");
+    assert!(!out.exists());
+    let output = npc(["train", text(&step), "--data", "fashion-mnist-10k", "--device", "tpu"]);
+    assert_eq!(output.status.code(), Some(2));
+}
