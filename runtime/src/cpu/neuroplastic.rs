@@ -258,9 +258,17 @@ fn gates(value: &Tensor) -> TractResult<Gates> {
     }
 }
 
+/// One tensor's signal for the learning-rate controller.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Signal {
+pub struct Signal {
     config: Shared<Config>,
+}
+
+impl Signal {
+    /// Its settings.
+    pub fn config(&self) -> &Config {
+        &self.config.0
+    }
 }
 
 impl Expansion for Signal {

@@ -81,6 +81,25 @@ pub fn scratch_bytes(plan: &Plan) -> Result<u64, PlanError> {
 pub fn groups(plan: &Plan, buffers: &[DevicePointer], cache_bytes: u64) -> Result<Vec<Group>, PlanError> {
     let mut groups = Vec::new();
     for (at, work) in plan.work.iter().enumerate() {
+        if let Task::Signal { config } = &work.task {
+            let [gradient, activity_trace, momentum, variance] = [1, 2, 3, 4].map(|i| buffers[work.reads[i]]);
+            let tensor = Tensor {
+                parameter: gradient,
+                gradient,
+                activity_trace,
+                momentum,
+                variance,
+                base_momentum: DevicePointer::NULL,
+                base_variance: DevicePointer::NULL,
+                master: DevicePointer::NULL,
+                update: gradient,
+                multiplier: DevicePointer::NULL,
+                elements: plan.buffers[work.reads[1]].elements as u64,
+                target_rms: config.target_rms,
+                modulation_strength: config.modulation_strength,
+            };
+            groups.push(Group { work: at, tables: Tables::new(config, Storage::F32, &[tensor], cache_bytes), is_fused: false });
+        }
         let Task::NeuroPlastic { config, updates } = &work.task else { continue };
         let mut tensors: [Vec<Tensor>; 2] = [Vec::new(), Vec::new()];
         let mut storage = Storage::F32;
@@ -105,7 +124,7 @@ pub fn groups(plan: &Plan, buffers: &[DevicePointer], cache_bytes: u64) -> Resul
                 base_variance: state(4),
                 master: DevicePointer::NULL,
                 update: buffers[update.scratch],
-                multiplier: DevicePointer::NULL,
+                multiplier: update.multiplier.map_or(DevicePointer::NULL, |id| buffers[id]),
                 elements,
                 target_rms: update.target_rms,
                 modulation_strength: update.modulation_strength,
@@ -200,6 +219,12 @@ pub fn commands(
             Task::Assign => {
                 let bytes = plan.buffers[work.reads[0]].bytes();
                 push(Command::Copy { from: at(work.reads[0]), to: at(work.writes[0]), bytes });
+            }
+            Task::Signal { .. } => {
+                for (group, addresses) in groups.iter().filter(|(g, _)| g.work == position) {
+                    let launches = group.tables.signals(addresses, at(work.writes[0]));
+                    launches.into_iter().for_each(|l| push(Command::Launch(l)));
+                }
             }
             Task::NeuroPlastic { .. } => {
                 for (i, (group, addresses)) in groups.iter().enumerate().filter(|(_, (g, _))| g.work == position) {

@@ -6,7 +6,7 @@ mod normalise;
 
 use super::maps::{self, Map, Operand, What};
 use super::{BufferId, Draft, Kind, Node, PlanError, Source, Task, Update, View};
-use crate::cpu::neuroplastic::NeuroPlastic;
+use crate::cpu::neuroplastic::{NeuroPlastic, Signal};
 use crate::cpu::ops::norm::LayerNormalization;
 use crate::cpu::ops::operator::OnnxNode;
 use crate::cpu::ops::scatter::{GatherElements, Scatter};
@@ -140,6 +140,16 @@ impl Lowering<'_> {
         }
         if let Some(op) = node.op_as::<OnnxNode<LayerNormalization>>() {
             return self.layer_normalise(node, op);
+        }
+        if let Some(op) = node.op_as::<Signal>() {
+            let mut reads = Vec::new();
+            for input in &node.inputs {
+                reads.push(self.dense(*input, &node.name)?.buffer);
+            }
+            let s = self.draft.buffer(&node.name, DType::F32, 1, Source::Computed);
+            self.values.insert(node.id.into(), View::dense(s, &[]));
+            self.draft.push(&node.name, Task::Signal { config: *op.config() }, reads, vec![s]);
+            return Ok(());
         }
         if let Some(op) = node.op_as::<NeuroPlastic>() {
             return self.update(node, op);
@@ -349,27 +359,26 @@ impl Lowering<'_> {
 
     fn update(&mut self, node: &TypedNode, op: &NeuroPlastic) -> Result<()> {
         let states = op.states();
-        if node.inputs.len() > 5 + states {
-            return Err(self.refuse(node, "NeuroPlastic", " with a learning-rate controller"));
-        }
         let mut ids = Vec::new();
         for input in &node.inputs {
             ids.push(self.dense(*input, &node.name)?.buffer);
         }
+        let multiplier = ids.get(5 + states).copied();
         let is_kept = |id: &BufferId| self.draft.buffers[*id].source == Source::Kept;
-        if !is_kept(&ids[3]) || !ids[5..].iter().all(is_kept) {
+        if !is_kept(&ids[3]) || !ids[5..5 + states].iter().all(is_kept) {
             return Err(self.refuse(node, "NeuroPlastic", " of a parameter or state that is not fed back"));
         }
         let config = *op.config();
         let update = Update {
             parameter: ids[3],
             gradient: ids[4],
-            states: ids[5..].to_vec(),
+            states: ids[5..5 + states].to_vec(),
+            multiplier,
             target_rms: config.target_rms,
             modulation_strength: config.modulation_strength,
             scratch: ids[4],
         };
-        let writes: Vec<BufferId> = std::iter::once(ids[3]).chain(ids[5..].iter().copied()).collect();
+        let writes: Vec<BufferId> = std::iter::once(ids[3]).chain(ids[5..5 + states].iter().copied()).collect();
         for (slot, id) in writes.iter().enumerate() {
             let outlet = OutletId::new(node.id, slot);
             let shape = self.shape(outlet)?;

@@ -106,6 +106,8 @@ pub struct Update {
     pub gradient: BufferId,
     /// Activity trace, momentum, variance, base momentum, base variance, as many as the base keeps.
     pub states: Vec<BufferId>,
+    /// The controller's multiplier, a scalar.
+    pub multiplier: Option<BufferId>,
     pub target_rms: f64,
     pub modulation_strength: f64,
     /// Where the update is kept between the phases: the gradient's own buffer where that may be overwritten.
@@ -134,6 +136,10 @@ pub enum Task {
     ScatterRows { picks: Picks, leading: Vec<u64>, add: bool },
     /// `reads[0]` into `writes[0]`, both whole.
     Assign,
+    /// The controller's signal of one tensor, from gates, gradient, activity trace, momentum and variance as they enter the
+    /// step.
+    #[allow(missing_docs)]
+    Signal { config: Config },
     /// The updates of a group: reads learning rate, step and gates.
     #[allow(missing_docs)]
     NeuroPlastic { config: Config, updates: Vec<Update> },

@@ -153,8 +153,12 @@ fn value(name: &str, dtype: ModelType, dims: &[usize], seed: usize) -> HostTenso
     }
 }
 
-/// Steps a model in both engines; returns the plan.
+/// Steps a model on the CPU and on the reference device; returns the plan.
 fn compare(file: &str, optimizer: Optimizer, steps: usize, tolerance: f64) -> Plan {
+    compare_on(Reference::default(), file, optimizer, steps, tolerance)
+}
+
+fn compare_on(device: impl Device, file: &str, optimizer: Optimizer, steps: usize, tolerance: f64) -> Plan {
     let compiled = compiled(file, optimizer);
     let b = &compiled.bindings;
     let graph = &compiled.model.graph;
@@ -182,7 +186,7 @@ fn compare(file: &str, optimizer: Optimizer, steps: usize, tolerance: f64) -> Pl
     set_step(&mut feeds, 0);
     let plan = program.device_plan(&compiled.model, b, 16).unwrap_or_else(|e| panic!("{file}: {e}"));
     let scalars = Scalars::of(b);
-    let mut session = Session::new(plan.clone(), Reference::default(), &scalars).unwrap();
+    let mut session = Session::new(plan.clone(), device, &scalars).unwrap();
     for (name, tensor) in &feeds {
         session.set(name, tensor).unwrap();
     }
@@ -234,6 +238,98 @@ fn kept_optimizers_and_jax_steps_run() {
 #[test]
 fn a_transformer_steps_as_on_the_cpu() {
     compare("pytorch-train-step/transformer_adamw.onnx", Optimizer::NeuroPlastic, 1, 2e-4);
+}
+
+/// The method's vectors through a plan on a device; returns how many cases it took.
+fn golden_on<D: Device>(device: impl Fn() -> D) -> usize {
+    use npc_compiler::Emit;
+    use npc_compiler::neuroplastic::{Settings, step_model};
+    let folder = std::env::var_os("NPC_GOLDEN_DIR").map(std::path::PathBuf::from);
+    let folder = folder.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden"));
+    let mut cases = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let case: serde_json::Value = serde_json::from_slice(&std::fs::read(entry.unwrap().path()).unwrap()).unwrap();
+        let settings: Settings = serde_json::from_value(case["settings"].clone()).unwrap();
+        let shapes: Vec<Vec<usize>> = serde_json::from_value(case["shapes"].clone()).unwrap();
+        let compiled = step_model(&shapes, &settings, Emit::Functions).unwrap();
+        let program = Program::new(&compiled.model, &ProgramOptions::default()).unwrap();
+        let plan = program.device_plan(&compiled.model, &compiled.bindings, 1).unwrap_or_else(|e| panic!("{}: {e}", case["case"]));
+        let mut session = Session::new(plan, device(), &Scalars::of(&compiled.bindings)).unwrap();
+        let floats = |v: &serde_json::Value| v.as_array().unwrap().iter().map(|x| x.as_f64().unwrap() as f32).collect::<Vec<_>>();
+        for (i, shape) in shapes.iter().enumerate() {
+            session.set(&format!("p{i}"), &HostTensor::f32(shape, &floats(&case["initial_params"][i])).unwrap()).unwrap();
+        }
+        session.set("learning_rate", &HostTensor::f32(&[], &[settings.lr as f32]).unwrap()).unwrap();
+        let epochs = case["total_epochs"].as_u64().unwrap() as u32;
+        for step in case["steps"].as_array().unwrap() {
+            let gates = settings.gates(step["epoch"].as_u64().unwrap() as u32, epochs);
+            session.set("gates", &HostTensor::f32(&[3], &gates).unwrap()).unwrap();
+            for (i, shape) in shapes.iter().enumerate() {
+                session.set(&format!("g{i}"), &HostTensor::f32(shape, &floats(&step["grads"][i])).unwrap()).unwrap();
+            }
+            session.step().unwrap();
+            for (i, shape) in shapes.iter().enumerate() {
+                let got = session.get(&format!("p{i}"), Some(shape)).unwrap();
+                for (a, b) in got.to_f64().iter().zip(step["params"][i].as_array().unwrap()) {
+                    let b = b.as_f64().unwrap();
+                    assert!((a - b).abs() <= 2e-6 + 2e-5 * b.abs(), "{} p{i}: {a} for {b}", case["case"]);
+                }
+            }
+        }
+        cases += 1;
+    }
+    cases
+}
+
+#[test]
+fn golden_vectors_through_plans() {
+    assert!(golden_on(Reference::default) >= 25);
+}
+
+/// What `tests/gpu.sh` runs where there is a GPU.
+mod on_a_gpu {
+    use super::*;
+    use crate::cuda::Gpu;
+
+    fn gpu() -> Gpu {
+        Gpu::new(0).unwrap()
+    }
+
+    #[test]
+    #[ignore = "needs a GPU: tests/gpu.sh"]
+    fn golden_vectors() {
+        assert!(golden_on(gpu) >= 25);
+    }
+
+    #[test]
+    #[ignore = "needs a GPU: tests/gpu.sh"]
+    fn models_step_as_on_the_cpu() {
+        compare_on(gpu(), "pytorch-train-step/mlp_adamw.onnx", Optimizer::NeuroPlastic, 20, 1e-4);
+        compare_on(gpu(), "pytorch-train-step/mlp_momentum.onnx", Optimizer::Keep, 20, 1e-4);
+        compare_on(gpu(), "pytorch-train-step/mlp_adamw_unoptimized.onnx", Optimizer::NeuroPlastic, 5, 1e-4);
+        compare_on(gpu(), "jax-train-step/mlp_optax_sgd.onnx", Optimizer::NeuroPlastic, 20, 1e-4);
+        compare_on(gpu(), "pytorch-train-step/transformer_adamw.onnx", Optimizer::NeuroPlastic, 3, 2e-4);
+    }
+
+    /// Two runs of a step give the same bits, and the second time it is the same graph again.
+    #[test]
+    #[ignore = "needs a GPU: tests/gpu.sh"]
+    fn a_step_is_repeatable() {
+        let compiled = compiled("pytorch-train-step/transformer_adamw.onnx", Optimizer::NeuroPlastic);
+        let program = Program::new(&compiled.model, &ProgramOptions::default()).unwrap();
+        let run = || {
+            let plan = program.device_plan(&compiled.model, &compiled.bindings, 8).unwrap();
+            let mut session = Session::new(plan, gpu(), &Scalars::of(&compiled.bindings)).unwrap();
+            for (i, id) in compiled.model.graph.inputs.iter().enumerate() {
+                let v = compiled.model.graph.value(*id);
+                session.set(&v.name, &value(&v.name, v.dtype().unwrap(), &v.dims().unwrap(), i)).unwrap();
+            }
+            (0..5).for_each(|_| session.step().unwrap());
+            let bytes = |p: &npc_compiler::bindings::Parameter| session.get(&p.name, Some(&p.shape)).unwrap().bytes().to_vec();
+            compiled.bindings.parameters.iter().map(bytes).collect::<Vec<_>>()
+        };
+        assert!(run() == run());
+    }
 }
 
 #[test]
