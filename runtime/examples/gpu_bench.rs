@@ -99,7 +99,10 @@ fn fused(name: &str, sizes: &[u64], base: HybridBase, copy: f64) -> Outcome<()> 
         gpu.prepare(Commands { list, module: String::new() })?;
         let ms = time(&mut gpu, addresses.step, 50)?;
         let share = 100.0 * least / (ms / 1e3) / copy;
-        println!("{name:24} {base:8?} {form:18} {ms:9.4} ms  {:7.4} ns/element  {share:5.1} % of copy at the least bytes", ms * 1e6 / elements as f64);
+        println!(
+            "{name:24} {base:8?} {form:18} {ms:9.4} ms  {:7.4} ns/element  {share:5.1} % of copy at the least bytes",
+            ms * 1e6 / elements as f64
+        );
     }
     Ok(())
 }
@@ -131,7 +134,16 @@ fn main() -> Outcome<()> {
     let copy = bandwidth()?;
     println!("copy: {:.0} GB/s read and written", copy / 1e9);
     // ResNet-18's and GPT-2 small's parameters, a tensor beyond any L2, and 200 small ones.
-    let resnet: Vec<u64> = [9408, 64, 64].into_iter().chain([36_864, 64, 64].repeat(4)).chain([73_728, 128, 128, 147_456, 128, 128, 8192, 128, 128, 147_456, 128, 128, 147_456, 128, 128]).chain([294_912, 256, 256, 589_824, 256, 256, 32_768, 256, 256, 589_824, 256, 256, 589_824, 256, 256]).chain([1_179_648, 512, 512, 2_359_296, 512, 512, 131_072, 512, 512, 2_359_296, 512, 512, 2_359_296, 512, 512, 512_000, 1000]).collect();
+    let resnet: Vec<u64> = [9408, 64, 64]
+        .into_iter()
+        .chain([36_864, 64, 64].repeat(4))
+        .chain([73_728, 128, 128, 147_456, 128, 128, 8192, 128, 128, 147_456, 128, 128, 147_456, 128, 128])
+        .chain([294_912, 256, 256, 589_824, 256, 256, 32_768, 256, 256, 589_824, 256, 256, 589_824, 256, 256])
+        .chain([
+            1_179_648, 512, 512, 2_359_296, 512, 512, 131_072, 512, 512, 2_359_296, 512, 512, 2_359_296, 512, 512,
+            512_000, 1000,
+        ])
+        .collect();
     let block = [768, 768, 1_769_472, 2304, 589_824, 768, 768, 768, 2_359_296, 3072, 2_359_296, 768];
     let gpt2: Vec<u64> = [38_597_376, 786_432].into_iter().chain(block.repeat(12)).chain([768, 768]).collect();
     for base in [HybridBase::Classic, HybridBase::AdamW] {

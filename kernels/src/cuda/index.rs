@@ -81,7 +81,13 @@ pub fn copy(bits: Bits, from: DevicePointer, to: DevicePointer, shape: &[u64], s
 }
 
 /// Writes a dense tensor of `shape` through `strides`. `None` beyond [`RANK`] axes.
-pub fn scatter_copy(bits: Bits, from: DevicePointer, to: DevicePointer, shape: &[u64], strides: &[i64]) -> Option<Launch> {
+pub fn scatter_copy(
+    bits: Bits,
+    from: DevicePointer,
+    to: DevicePointer,
+    shape: &[u64],
+    strides: &[i64],
+) -> Option<Launch> {
     let kernel = bits.pick(["scatter_copy_b8", "scatter_copy_b16", "scatter_copy_b32", "scatter_copy_b64"]);
     let arguments = vec![Argument::Pointer(from), Argument::Pointer(to), layout(shape, strides)];
     (shape.len() <= RANK).then(|| launch(kernel, shape.iter().product(), arguments))
@@ -93,20 +99,41 @@ fn picked(kernel: &'static str, items: u64, pointers: [DevicePointer; 4], p: Pic
 }
 
 /// `y[outer, picks, inner]` from `x[outer, extent, inner]` by int64 `indices[picks]`; the uint32 at `bad` counts those out of range.
-pub fn gather(bits: Bits, x: DevicePointer, indices: DevicePointer, y: DevicePointer, bad: DevicePointer, p: Picks) -> Launch {
+pub fn gather(
+    bits: Bits,
+    x: DevicePointer,
+    indices: DevicePointer,
+    y: DevicePointer,
+    bad: DevicePointer,
+    p: Picks,
+) -> Launch {
     let kernel = bits.pick(["gather_b8", "gather_b16", "gather_b32", "gather_b64"]);
     picked(kernel, p.outer * p.picks * p.inner, [x, indices, y, bad], p)
 }
 
 /// [`gather`] with an index for every element: `indices[outer, picks, inner]`.
-pub fn gather_elements(bits: Bits, x: DevicePointer, indices: DevicePointer, y: DevicePointer, bad: DevicePointer, p: Picks) -> Launch {
+pub fn gather_elements(
+    bits: Bits,
+    x: DevicePointer,
+    indices: DevicePointer,
+    y: DevicePointer,
+    bad: DevicePointer,
+    p: Picks,
+) -> Launch {
     let kernel = bits.pick(["gather_elements_b8", "gather_elements_b16", "gather_elements_b32", "gather_elements_b64"]);
     picked(kernel, p.outer * p.picks * p.inner, [x, indices, y, bad], p)
 }
 
 /// Puts `updates[outer, picks, inner]` into `y[outer, extent, inner]`, which holds the data already, where int64
 /// `indices[outer, picks, inner]` say.
-pub fn scatter_elements(how: Scatter, y: DevicePointer, indices: DevicePointer, updates: DevicePointer, bad: DevicePointer, p: Picks) -> Launch {
+pub fn scatter_elements(
+    how: Scatter,
+    y: DevicePointer,
+    indices: DevicePointer,
+    updates: DevicePointer,
+    bad: DevicePointer,
+    p: Picks,
+) -> Launch {
     let kernel = match how {
         Scatter::Replace(bits) => {
             bits.pick(["scatter_elements_b8", "scatter_elements_b16", "scatter_elements_b32", "scatter_elements_b64"])
@@ -119,9 +146,18 @@ pub fn scatter_elements(how: Scatter, y: DevicePointer, indices: DevicePointer, 
 }
 
 /// Puts rows `updates[picks, inner]` into `y[extent, inner]`, which holds the data already, at int64 `rows[picks]`.
-pub fn scatter_rows(how: Scatter, y: DevicePointer, rows: DevicePointer, updates: DevicePointer, bad: DevicePointer, p: Picks) -> Launch {
+pub fn scatter_rows(
+    how: Scatter,
+    y: DevicePointer,
+    rows: DevicePointer,
+    updates: DevicePointer,
+    bad: DevicePointer,
+    p: Picks,
+) -> Launch {
     let kernel = match how {
-        Scatter::Replace(bits) => bits.pick(["scatter_rows_b8", "scatter_rows_b16", "scatter_rows_b32", "scatter_rows_b64"]),
+        Scatter::Replace(bits) => {
+            bits.pick(["scatter_rows_b8", "scatter_rows_b16", "scatter_rows_b32", "scatter_rows_b64"])
+        }
         Scatter::Add(Storage::F32) => "scatter_rows_add_f32",
         Scatter::Add(Storage::F16) => "scatter_rows_add_f16",
         Scatter::Add(Storage::Bf16) => "scatter_rows_add_bf16",

@@ -318,7 +318,8 @@ impl Tables {
         let names = ["neuroplastic_sweep_f32", "neuroplastic_sweep_f16", "neuroplastic_sweep_bf16"];
         let group = self.group(a, a.chunks, self.chunk_count, advance);
         let phases = if self.chunk_count == 0 { Vec::new() } else { self.phases().collect() };
-        let launch = |p| self.launch(self.storage.kernel(names), self.chunk_count, vec![group.clone(), Argument::U32(p)]);
+        let launch =
+            |p| self.launch(self.storage.kernel(names), self.chunk_count, vec![group.clone(), Argument::U32(p)]);
         phases.into_iter().map(launch).collect()
     }
 
@@ -347,7 +348,14 @@ pub fn rescale(scale: DevicePointer, overflow: DevicePointer, growth: f32, backo
     let numbers = [growth, backoff, interval].map(Argument::F32);
     let pointers = [Argument::Pointer(scale), Argument::Pointer(overflow)];
     let arguments = pointers.into_iter().chain(numbers).collect();
-    Launch { source: Source::Scale, kernel: "neuroplastic_scale", grid: [1; 3], block: [1; 3], dynamic_shared: 0, arguments }
+    Launch {
+        source: Source::Scale,
+        kernel: "neuroplastic_scale",
+        grid: [1; 3],
+        block: [1; 3],
+        dynamic_shared: 0,
+        arguments,
+    }
 }
 
 fn push(out: &mut Vec<u8>, words: &[u32]) {

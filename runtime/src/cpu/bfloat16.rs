@@ -15,9 +15,31 @@ const ROUND: &str = "RoundToBfloat16";
 
 /// Operators whose results are some of their inputs' elements, and so need no rounding.
 const MOVING: &[&str] = &[
-    "Identity", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Expand", "Slice", "Split", "Concat", "Gather",
-    "GatherElements", "GatherND", "Tile", "Relu", "Neg", "Abs", "Max", "Min", "Where", "MaxPool", "Pad", "ReduceMax",
-    "ReduceMin", ROUND,
+    "Identity",
+    "Reshape",
+    "Transpose",
+    "Squeeze",
+    "Unsqueeze",
+    "Flatten",
+    "Expand",
+    "Slice",
+    "Split",
+    "Concat",
+    "Gather",
+    "GatherElements",
+    "GatherND",
+    "Tile",
+    "Relu",
+    "Neg",
+    "Abs",
+    "Max",
+    "Min",
+    "Where",
+    "MaxPool",
+    "Pad",
+    "ReduceMax",
+    "ReduceMin",
+    ROUND,
 ];
 
 element_wise!(round_to_bfloat16, RoundToBfloat16, [f32] => |_, xs| {
@@ -69,7 +91,9 @@ pub fn widen(graph: &mut Graph) {
         for attribute in &mut graph.node_mut(id).attributes {
             match &mut attribute.value {
                 AttributeValue::Tensor(tensor) => widen_tensor(tensor),
-                AttributeValue::Int(code) if matches!(attribute.name.as_str(), "to" | "dtype") && *code == i64::from(DType::BF16.0) => {
+                AttributeValue::Int(code)
+                    if matches!(attribute.name.as_str(), "to" | "dtype") && *code == i64::from(DType::BF16.0) =>
+                {
                     *code = i64::from(DType::F32.0);
                 }
                 _ => {}
@@ -115,7 +139,11 @@ fn result_type(node: &Node, slot: usize, types: &HashMap<ValueId, DType>) -> Opt
         ("Cast", _) => named("to"),
         ("CastLike", _) | ("Where", _) => of(1),
         ("Shape" | "Size" | "ArgMax" | "ArgMin" | "NonZero", _) | ("TopK" | "MaxPool", 1) => Some(DType::I64),
-        ("Equal" | "Greater" | "GreaterOrEqual" | "Less" | "LessOrEqual" | "Not" | "And" | "Or" | "Xor" | "IsNaN" | "IsInf", _)
+        (
+            "Equal" | "Greater" | "GreaterOrEqual" | "Less" | "LessOrEqual" | "Not" | "And" | "Or" | "Xor" | "IsNaN"
+            | "IsInf",
+            _,
+        )
         | ("Dropout", 1) => Some(DType::BOOL),
         ("OneHot", _) => of(2),
         ("Constant" | "ConstantOfShape", _) => match node.attribute("value") {

@@ -64,7 +64,8 @@ impl Gpu {
             let why = "no NVIDIA driver is installed (libcuda.so was not found); train with --device cpu";
             return Err(DeviceError::Missing(why.into()));
         }
-        let count = driver::init().and_then(|()| driver::device::get_count()).map_err(failed("looking for GPUs", ""))?;
+        let count =
+            driver::init().and_then(|()| driver::device::get_count()).map_err(failed("looking for GPUs", ""))?;
         if ordinal >= usize::try_from(count).unwrap_or(0) {
             let why = format!("there is no GPU number {ordinal}: the driver knows {count}; see npc devices");
             return Err(DeviceError::Missing(why));
@@ -98,7 +99,8 @@ impl Gpu {
     }
 
     fn load(&self, ptx: &str, name: &str) -> Result<sys::CUmodule> {
-        let text = CString::new(ptx).map_err(|_| DeviceError::Missing(format!("the kernels '{name}' hold a zero byte")))?;
+        let text =
+            CString::new(ptx).map_err(|_| DeviceError::Missing(format!("the kernels '{name}' hold a zero byte")))?;
         // SAFETY: the image is PTX that ends with a zero and outlives the call.
         unsafe { driver::module::load_data(text.as_ptr().cast::<c_void>()) }.map_err(failed("loading kernels", name))
     }
@@ -117,13 +119,19 @@ impl Gpu {
             let why = "this model needs cuBLAS 12, which was not found: pip install nvidia-cublas-cu12, or set NPC_CUDA_LIBS to the folder that holds libcublas.so.12";
             return Err(DeviceError::Missing(why.into()));
         }
-        let wrong = |e: cublas::CublasError| DeviceError::Call { call: "opening cuBLAS".into(), place: String::new(), why: e.to_string() };
+        let wrong = |e: cublas::CublasError| DeviceError::Call {
+            call: "opening cuBLAS".into(),
+            place: String::new(),
+            why: e.to_string(),
+        };
         let handle = cublas::create_handle().map_err(wrong)?;
         let workspace = self.allocate(WORKSPACE, "cuBLAS")?;
         // SAFETY: handle and stream are alive, the workspace stays allocated for as long as `self`.
         unsafe {
             cublas::set_stream(handle, self.stream.cu_stream().cast()).map_err(wrong)?;
-            cublas_sys::cublasSetWorkspace_v2(handle, workspace.0 as *mut c_void, WORKSPACE as usize).result().map_err(wrong)?;
+            cublas_sys::cublasSetWorkspace_v2(handle, workspace.0 as *mut c_void, WORKSPACE as usize)
+                .result()
+                .map_err(wrong)?;
         }
         self.blas = Some(handle);
         Ok(())
@@ -135,7 +143,8 @@ impl Gpu {
         for (name, action) in &mut self.actions {
             match action {
                 Action::Kernel(k) => {
-                    let mut pointers: Vec<*mut c_void> = k.arguments.iter_mut().map(|a| a.as_mut_ptr().cast()).collect();
+                    let mut pointers: Vec<*mut c_void> =
+                        k.arguments.iter_mut().map(|a| a.as_mut_ptr().cast()).collect();
                     let (grid, block) = ((k.grid[0], k.grid[1], k.grid[2]), (k.block[0], k.block[1], k.block[2]));
                     // SAFETY: number and sizes of the arguments are those of the kernel; memory they point to is this
                     // device's and allocated.
@@ -197,11 +206,8 @@ fn multiply(
 ) -> std::result::Result<(), cublas::CublasError> {
     let at = |base: DevicePointer, start: usize| base.offset(4 * start as u64).0;
     let (a, b, c) = (at(a, p.a.start), at(b, p.b.start), at(c, p.c.start));
-    let ((x, x_batch), (y, y_batch)) = if g.is_swapped {
-        ((b, p.b.batch), (a, p.a.batch))
-    } else {
-        ((a, p.a.batch), (b, p.b.batch))
-    };
+    let ((x, x_batch), (y, y_batch)) =
+        if g.is_swapped { ((b, p.b.batch), (a, p.a.batch)) } else { ((a, p.a.batch), (b, p.b.batch)) };
     let operation = |m: &blas::Matrix| match m.is_transposed {
         true => cublas_sys::cublasOperation_t::CUBLAS_OP_T,
         false => cublas_sys::cublasOperation_t::CUBLAS_OP_N,
@@ -334,7 +340,8 @@ impl Device for Gpu {
         self.bind()?;
         match self.graph {
             // SAFETY: graph and stream are alive.
-            Some(graph) => unsafe { driver::graph::launch(graph, self.stream.cu_stream()) }.map_err(failed("starting the step", "")),
+            Some(graph) => unsafe { driver::graph::launch(graph, self.stream.cu_stream()) }
+                .map_err(failed("starting the step", "")),
             None => self.start(),
         }
     }

@@ -39,8 +39,9 @@ pub fn place(plan: &mut Plan) {
             life.last = plan.work.len();
         }
     }
-    let computed: Vec<usize> =
-        (0..plan.buffers.len()).filter(|i| plan.buffers[*i].source == Source::Computed && lives[*i].is_some()).collect();
+    let computed: Vec<usize> = (0..plan.buffers.len())
+        .filter(|i| plan.buffers[*i].source == Source::Computed && lives[*i].is_some())
+        .collect();
     let lives: Vec<Lifetime> = computed.iter().filter_map(|i| lives[*i]).collect();
     for (id, offset) in computed.iter().zip(offsets(&lives)) {
         plan.buffers[*id].offset = offset;

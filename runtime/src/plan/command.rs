@@ -67,7 +67,8 @@ pub fn scratch_bytes(plan: &Plan) -> Result<u64, PlanError> {
     let mut bytes = ALIGNMENT;
     for work in &plan.work {
         if let Task::Expression(expression) = &work.task {
-            let generated = ptx::generate(expression, true).map_err(|e| refuse(work, "Expression", &format!(": {e}")))?;
+            let generated =
+                ptx::generate(expression, true).map_err(|e| refuse(work, "Expression", &format!(": {e}")))?;
             bytes = bytes.max(generated.scratch as u64);
         }
     }
@@ -98,7 +99,11 @@ pub fn groups(plan: &Plan, buffers: &[DevicePointer], cache_bytes: u64) -> Resul
                 target_rms: config.target_rms,
                 modulation_strength: config.modulation_strength,
             };
-            groups.push(Group { work: at, tables: Tables::new(config, Storage::F32, &[tensor], cache_bytes), is_fused: false });
+            groups.push(Group {
+                work: at,
+                tables: Tables::new(config, Storage::F32, &[tensor], cache_bytes),
+                is_fused: false,
+            });
         }
         let Task::NeuroPlastic { config, updates } = &work.task else { continue };
         let mut tensors: [Vec<Tensor>; 2] = [Vec::new(), Vec::new()];
@@ -163,7 +168,8 @@ pub fn commands(
         let rank = || refuse(work, "Copy", &format!(" of more than {} axes", index::RANK));
         match &work.task {
             Task::Expression(expression) => {
-                let generated = ptx::generate(expression, true).map_err(|e| refuse(work, "Expression", &format!(": {e}")))?;
+                let generated =
+                    ptx::generate(expression, true).map_err(|e| refuse(work, "Expression", &format!(": {e}")))?;
                 for kernel in generated.kernels {
                     let address = |argument: &ptx::Argument| match argument {
                         ptx::Argument::Input(i) => at(work.reads[*i]),
@@ -230,7 +236,11 @@ pub fn commands(
                 for (i, (group, addresses)) in groups.iter().enumerate().filter(|(_, (g, _))| g.work == position) {
                     let advance = counts && i + 1 == groups.len();
                     if group.is_fused {
-                        group.tables.fused(addresses, advance, blocks).into_iter().for_each(|l| push(Command::Launch(l)));
+                        group
+                            .tables
+                            .fused(addresses, advance, blocks)
+                            .into_iter()
+                            .for_each(|l| push(Command::Launch(l)));
                     } else {
                         group.tables.sweeps(addresses, advance).into_iter().for_each(|l| push(Command::Launch(l)));
                     }

@@ -37,7 +37,9 @@ pub enum DeviceError {
     #[error("{0}")]
     Missing(String),
     /// An index outside its tensor.
-    #[error("{0} indices of this step are outside the tensors they point into; check the labels and tokens of the data")]
+    #[error(
+        "{0} indices of this step are outside the tensors they point into; check the labels and tokens of the data"
+    )]
     Index(u32),
     /// The plan cannot be carried out.
     #[error(transparent)]
@@ -128,7 +130,8 @@ impl<D: Device> Session<D> {
         for group in command::groups(&plan, &memory.buffers, device.cache_bytes())? {
             let scalar = |name: &Option<String>| {
                 let id = name.as_ref().and_then(|n| inputs.get(n));
-                id.map(|id| memory.buffers[*id]).ok_or_else(|| PlanError::Graph("an update lacks its learning rate, step or gates".into()))
+                id.map(|id| memory.buffers[*id])
+                    .ok_or_else(|| PlanError::Graph("an update lacks its learning rate, step or gates".into()))
             };
             let mut table = |bytes: &[u8]| -> Result<DevicePointer> {
                 let at = device.allocate(bytes.len().max(1) as u64, "the tables of the updates")?;
@@ -184,7 +187,7 @@ impl<D: Device> Session<D> {
     /// An output of the last step, or the present value of a parameter, state or scalar (with `dims` as its shape).
     ///
     /// # Errors
-    /// No such value, a failed copy, indices that were out of range in a step before.
+    /// No such value, a failed copy.
     pub fn get(&mut self, name: &str, dims: Option<&[usize]>) -> Result<HostTensor> {
         let output = self.plan.outputs.iter().find(|(n, _, _)| n == name);
         let (id, shape) = match (output, self.inputs.get(name)) {
@@ -197,10 +200,18 @@ impl<D: Device> Session<D> {
         let mut bytes = vec![0; buffer.bytes() as usize];
         self.device.read(self.memory.buffers[id], &mut bytes)?;
         tensor.payload = npc_compiler::graph::Payload::Raw(bytes.into());
+        Ok(HostTensor::from_constant(&tensor)?)
+    }
+
+    /// Waits for the steps so far and checks their indices.
+    ///
+    /// # Errors
+    /// A step that failed on the device; indices that were out of range, after which the count starts anew.
+    pub fn check(&mut self) -> Result<()> {
         let mut bad = [0; 4];
         self.device.read(self.memory.bad_indices, &mut bad)?;
         match u32::from_le_bytes(bad) {
-            0 => Ok(HostTensor::from_constant(&tensor)?),
+            0 => Ok(()),
             count => {
                 self.device.write(self.memory.bad_indices, &[0; 4])?;
                 Err(DeviceError::Index(count))

@@ -72,7 +72,9 @@ pub(super) fn fuse(mut draft: Draft) -> Result<Draft, PlanError> {
     let mut fused: Vec<Node> = Vec::new();
     for (index, group) in groups.iter().enumerate() {
         let is_needed = |map: &Map| {
-            let inside = |reader: &usize| group_of.get(reader) == Some(&index) && reads_inside(&draft, *reader, map.output, &group.shape);
+            let inside = |reader: &usize| {
+                group_of.get(reader) == Some(&index) && reads_inside(&draft, *reader, map.output, &group.shape)
+            };
             exported.contains(&map.output) || readers.get(&map.output).is_none_or(|all| !all.iter().all(inside))
         };
         let work = expression(&draft, group, is_needed)?;
@@ -216,5 +218,10 @@ fn expression(draft: &Draft, group: &Group, is_needed: impl Fn(&Map) -> bool) ->
     writes.extend(last);
     let graph = |e: npc_kernels::cpu::KernelError| PlanError::Graph(e.to_string());
     let expression = builder.finish().map_err(graph)?;
-    Ok(Work { name, task: Task::Expression(expression), reads: inputs.into_iter().map(|(id, _, _)| id).collect(), writes })
+    Ok(Work {
+        name,
+        task: Task::Expression(expression),
+        reads: inputs.into_iter().map(|(id, _, _)| id).collect(),
+        writes,
+    })
 }

@@ -51,7 +51,8 @@ pub fn lower(model: &TypedModel, inputs: &[String], outputs: &[String], bindings
         match fed_back.iter().find(|(_, next)| next == name) {
             Some((input, _)) => {
                 let found = lowering.draft.inputs.iter().find(|(n, _)| n == input).map(|(_, id)| *id);
-                let target = found.ok_or_else(|| PlanError::Graph(format!("the input '{input}' is not in the graph")))?;
+                let target =
+                    found.ok_or_else(|| PlanError::Graph(format!("the input '{input}' is not in the graph")))?;
                 if target != view.buffer {
                     lowering.draft.push(name, Task::Assign, vec![view.buffer], vec![target]);
                 }
@@ -180,7 +181,9 @@ impl Lowering<'_> {
     fn source(&mut self, node: &TypedNode) -> Result<()> {
         let outlet = OutletId::from(node.id);
         let at = self.model.input_outlets().ok().and_then(|all| all.iter().position(|o| *o == outlet));
-        let name = at.and_then(|i| self.inputs.get(i)).ok_or_else(|| PlanError::Graph(format!("the input '{}' has no name", node.name)))?;
+        let name = at
+            .and_then(|i| self.inputs.get(i))
+            .ok_or_else(|| PlanError::Graph(format!("the input '{}' has no name", node.name)))?;
         let (dtype, shape) = (self.dtype(outlet)?, self.shape(outlet)?);
         let source = if self.kept.contains(name.as_str()) { Source::Kept } else { Source::Fed };
         let id = self.draft.buffer(name, dtype, shape.iter().product(), source);
@@ -214,7 +217,8 @@ impl Lowering<'_> {
                 }
             }
         } else if let Some(op) = node.op_as::<Slice>() {
-            let bound = |d: &TDim| d.to_usize().map_err(|_| self.refuse(node, "Slice", " with a bound that is not a number"));
+            let bound =
+                |d: &TDim| d.to_usize().map_err(|_| self.refuse(node, "Slice", " with a bound that is not a number"));
             let (start, end) = (bound(&op.start)?, bound(&op.end)?);
             first(self)?.sliced(op.axis, start, end)
         } else if node.op_is::<MultiBroadcastTo>() {
@@ -249,7 +253,8 @@ impl Lowering<'_> {
         let (dtype, shape) = (self.dtype(outlet)?, self.shape(outlet)?);
         let stored = if konst.datum_type() == DatumType::TDim { DatumType::I64 } else { konst.datum_type() };
         let konst = konst.cast_to_dt(stored).map_err(|e| PlanError::Graph(crate::error::one_line(&e)))?;
-        let id = self.draft.buffer(&node.name, dtype, shape.iter().product(), Source::Constant(konst.as_bytes().to_vec()));
+        let id =
+            self.draft.buffer(&node.name, dtype, shape.iter().product(), Source::Constant(konst.as_bytes().to_vec()));
         let view = View::dense(id, &shape);
         self.values.insert(outlet, view.clone());
         Ok(view)
@@ -267,7 +272,11 @@ impl Lowering<'_> {
     /// A value, dense.
     fn dense(&mut self, outlet: OutletId, name: &str) -> Result<View> {
         let view = self.value(outlet)?;
-        Ok(if view.is_dense() && view.len() == self.draft.buffers[view.buffer].elements { view } else { self.copied(view, name) })
+        Ok(if view.is_dense() && view.len() == self.draft.buffers[view.buffer].elements {
+            view
+        } else {
+            self.copied(view, name)
+        })
     }
 
     /// A value that an elementwise kernel can read.
@@ -293,7 +302,13 @@ impl Lowering<'_> {
         self.apply_shaped(&node.name, &shape, operation, operands)
     }
 
-    fn apply_shaped(&mut self, name: &str, shape: &[usize], operation: Operation, operands: &[Operand]) -> Result<View> {
+    fn apply_shaped(
+        &mut self,
+        name: &str,
+        shape: &[usize],
+        operation: Operation,
+        operands: &[Operand],
+    ) -> Result<View> {
         let types: Vec<DType> = operands
             .iter()
             .map(|o| match o {
@@ -303,7 +318,10 @@ impl Lowering<'_> {
             .collect();
         let mut types_of = npc_kernels::elementwise::Expression::builder(&[]);
         let inputs: std::result::Result<Vec<_>, _> = types.iter().map(|t| types_of.input(*t, &[])).collect();
-        let whole = inputs.and_then(|i| types_of.apply(operation, &i)).and_then(|r| types_of.output(r)).and_then(|()| types_of.finish());
+        let whole = inputs
+            .and_then(|i| types_of.apply(operation, &i))
+            .and_then(|r| types_of.output(r))
+            .and_then(|()| types_of.finish());
         let dtype = match whole {
             Ok(expression) => expression.outputs()[0].0,
             Err(_) => {
@@ -332,7 +350,11 @@ impl Lowering<'_> {
             }
             "IsInf" => {
                 let size = self.apply(node, Operation::Absolute, &[x])?;
-                self.map(node, Operation::Equal, &[Operand::View(size), Operand::Constant(DType::F32, Scalar::Float(f32::INFINITY))])
+                self.map(
+                    node,
+                    Operation::Equal,
+                    &[Operand::View(size), Operand::Constant(DType::F32, Scalar::Float(f32::INFINITY))],
+                )
             }
             name => {
                 let operation = maps::unary(op).ok_or_else(|| self.refuse(node, name, ""))?;

@@ -24,7 +24,9 @@ pub(super) fn schedule(draft: Draft) -> Result<Plan, PlanError> {
     // What an update writes nobody may read, but the updates themselves.
     for (at, update) in work.iter().enumerate().filter(|(_, w)| is_update(w)) {
         for id in update.writes.iter().filter(|id| buffers[**id].source == Source::Kept) {
-            let reads = |(other, w): (usize, &Work)| other != at && is_update(w) && matches!(w.task, Task::Assign) && w.reads.contains(id);
+            let reads = |(other, w): (usize, &Work)| {
+                other != at && is_update(w) && matches!(w.task, Task::Assign) && w.reads.contains(id)
+            };
             if work.iter().enumerate().any(reads) || outputs.iter().any(|(_, out, _)| out == id) {
                 return Err(PlanError::ReadAfterUpdate(buffers[*id].name.clone()));
             }

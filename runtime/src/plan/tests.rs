@@ -143,7 +143,9 @@ fn compiled(file: &str, optimizer: Optimizer) -> Compiled {
 fn value(name: &str, dtype: ModelType, dims: &[usize], seed: usize) -> HostTensor {
     let count: usize = dims.iter().product();
     match dtype {
-        ModelType::I64 => HostTensor::i64(dims, &(0..count).map(|i| ((i * 7 + seed) % 10) as i64).collect::<Vec<_>>()).unwrap(),
+        ModelType::I64 => {
+            HostTensor::i64(dims, &(0..count).map(|i| ((i * 7 + seed) % 10) as i64).collect::<Vec<_>>()).unwrap()
+        }
         _ => {
             let wave = |i: usize| 0.05 * (0.37 * i as f32 + seed as f32).sin();
             let squares = name.contains("variance") || name.starts_with("v.") || name.contains("var");
@@ -191,15 +193,20 @@ fn compare_on(device: impl Device, file: &str, optimizer: Optimizer, steps: usiz
         session.set(name, tensor).unwrap();
     }
     let fed_back: HashMap<&str, &str> = (b.parameters.iter())
-        .flat_map(|p| p.states.iter().map(|s| (s.next.as_str(), s.name.as_str())).chain([(p.next.as_str(), p.name.as_str())]))
+        .flat_map(|p| {
+            p.states.iter().map(|s| (s.next.as_str(), s.name.as_str())).chain([(p.next.as_str(), p.name.as_str())])
+        })
         .chain(b.state.iter().map(|s| (s.next.as_str(), s.name.as_str())))
         .collect();
     for t in 0..steps {
         set_step(&mut feeds, t);
-        if optimizer == Optimizer::Keep && let Some(step) = step {
+        if optimizer == Optimizer::Keep
+            && let Some(step) = step
+        {
             session.set(&step.name, &feeds[&step.name]).unwrap();
         }
         session.step().unwrap();
+        session.check().unwrap();
         let known: Vec<String> = program.inputs().map(str::to_string).collect();
         let given = known.iter().map(|n| (n.clone(), feeds[n].clone())).collect();
         for (name, want) in program.run(given).unwrap() {
@@ -226,7 +233,11 @@ fn an_mlp_steps_as_on_the_cpu() {
     // One launch steps all six parameters.
     assert_eq!(tasks(|t| matches!(t, Task::NeuroPlastic { .. })), 1);
     assert_eq!(tasks(|t| matches!(t, Task::Copy(_) | Task::Assign)), 0);
-    assert!(tasks(|t| matches!(t, Task::Expression(_))) <= 16, "{:#?}", plan.work.iter().map(|w| &w.name).collect::<Vec<_>>());
+    assert!(
+        tasks(|t| matches!(t, Task::Expression(_))) <= 16,
+        "{:#?}",
+        plan.work.iter().map(|w| &w.name).collect::<Vec<_>>()
+    );
 }
 
 #[test]
@@ -253,11 +264,17 @@ fn golden_on<D: Device>(device: impl Fn() -> D) -> usize {
         let shapes: Vec<Vec<usize>> = serde_json::from_value(case["shapes"].clone()).unwrap();
         let compiled = step_model(&shapes, &settings, Emit::Functions).unwrap();
         let program = Program::new(&compiled.model, &ProgramOptions::default()).unwrap();
-        let plan = program.device_plan(&compiled.model, &compiled.bindings, 1).unwrap_or_else(|e| panic!("{}: {e}", case["case"]));
+        let plan = program
+            .device_plan(&compiled.model, &compiled.bindings, 1)
+            .unwrap_or_else(|e| panic!("{}: {e}", case["case"]));
         let mut session = Session::new(plan, device(), &Scalars::of(&compiled.bindings)).unwrap();
-        let floats = |v: &serde_json::Value| v.as_array().unwrap().iter().map(|x| x.as_f64().unwrap() as f32).collect::<Vec<_>>();
+        let floats = |v: &serde_json::Value| {
+            v.as_array().unwrap().iter().map(|x| x.as_f64().unwrap() as f32).collect::<Vec<_>>()
+        };
         for (i, shape) in shapes.iter().enumerate() {
-            session.set(&format!("p{i}"), &HostTensor::f32(shape, &floats(&case["initial_params"][i])).unwrap()).unwrap();
+            session
+                .set(&format!("p{i}"), &HostTensor::f32(shape, &floats(&case["initial_params"][i])).unwrap())
+                .unwrap();
         }
         session.set("learning_rate", &HostTensor::f32(&[], &[settings.lr as f32]).unwrap()).unwrap();
         let epochs = case["total_epochs"].as_u64().unwrap() as u32;
@@ -284,6 +301,23 @@ fn golden_on<D: Device>(device: impl Fn() -> D) -> usize {
 #[test]
 fn golden_vectors_through_plans() {
     assert!(golden_on(Reference::default) >= 25);
+}
+
+#[test]
+fn an_index_out_of_range_is_an_error() {
+    let compiled = compiled("pytorch-train-step/mlp_sgd.onnx", Optimizer::NeuroPlastic);
+    let program = Program::new(&compiled.model, &ProgramOptions::default()).unwrap();
+    let plan = program.device_plan(&compiled.model, &compiled.bindings, 16).unwrap();
+    let mut session = Session::new(plan, Reference::default(), &Scalars::of(&compiled.bindings)).unwrap();
+    session.set("labels", &HostTensor::i64(&[16], &[10; 16]).unwrap()).unwrap();
+    session.step().unwrap();
+    let error = session.check().unwrap_err().to_string();
+    assert!(error.contains("labels"), "{error}");
+    session.set("labels", &HostTensor::i64(&[16], &[9; 16]).unwrap()).unwrap();
+    session.step().unwrap();
+    session.check().unwrap();
+    let wrong = session.set("labels", &HostTensor::i64(&[4], &[1; 4]).unwrap()).unwrap_err().to_string();
+    assert!(wrong.contains("'labels'") && wrong.contains("16"), "{wrong}");
 }
 
 /// What `tests/gpu.sh` runs where there is a GPU.
@@ -325,7 +359,8 @@ mod on_a_gpu {
                 session.set(&v.name, &value(&v.name, v.dtype().unwrap(), &v.dims().unwrap(), i)).unwrap();
             }
             (0..5).for_each(|_| session.step().unwrap());
-            let bytes = |p: &npc_compiler::bindings::Parameter| session.get(&p.name, Some(&p.shape)).unwrap().bytes().to_vec();
+            let bytes =
+                |p: &npc_compiler::bindings::Parameter| session.get(&p.name, Some(&p.shape)).unwrap().bytes().to_vec();
             compiled.bindings.parameters.iter().map(bytes).collect::<Vec<_>>()
         };
         assert!(run() == run());

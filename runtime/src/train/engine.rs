@@ -82,6 +82,7 @@ impl<D: Device> Engine for OnDevice<D> {
             self.session.set(name, tensor)?;
         }
         self.session.step()?;
+        self.session.check()?;
         let loss = match &bindings.outputs.loss {
             Some(name) => self.session.get(name, None)?.to_f64().first().copied(),
             None => None,

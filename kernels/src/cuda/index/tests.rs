@@ -72,7 +72,10 @@ fn gathers_take_along_the_axis_and_count_what_is_out_of_range() {
         let found = device.get::<f32>(y, 18);
         for o in 0..2 {
             for i in 0..3 {
-                assert_eq!([0, 1, 2].map(|k| found[(o * 3 + k) * 3 + i]), [data[(o * 4 + 3) * 3 + i], data[o * 12 + i], 0.0]);
+                assert_eq!(
+                    [0, 1, 2].map(|k| found[(o * 3 + k) * 3 + i]),
+                    [data[(o * 4 + 3) * 3 + i], data[o * 12 + i], 0.0]
+                );
             }
         }
         assert_eq!(device.get::<u32>(bad, 1), [6]);

@@ -9,7 +9,9 @@ use super::{Owned, assert_close, wide};
 use crate::cuda::neuroplastic::{Addresses, Storage, Tables, Tensor, may_overwrite_gradient, rescale};
 use crate::cuda::testing::Device;
 use crate::cuda::{DevicePointer, Launch};
-use crate::neuroplastic::{Config, Element, Gates, HybridBase, Inputs, ModulationTarget, OrthogonalNormalization, reference};
+use crate::neuroplastic::{
+    Config, Element, Gates, HybridBase, Inputs, ModulationTarget, OrthogonalNormalization, reference,
+};
 
 /// How a step is started.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -75,7 +77,11 @@ impl<T: Stored> Group<T> {
         let mut tensors = Vec::new();
         for (owned, config) in owned.iter().zip(configs) {
             let mut state = |values: &[f32]| {
-                if values.is_empty() && !owned.parameter.is_empty() { DevicePointer::NULL } else { place(f32::bytes(values)) }
+                if values.is_empty() && !owned.parameter.is_empty() {
+                    DevicePointer::NULL
+                } else {
+                    place(f32::bytes(values))
+                }
             };
             let [activity_trace, momentum, variance, base_momentum, base_variance] =
                 owned.states().map(|(_, values)| state(values));
@@ -191,7 +197,13 @@ fn golden_vectors_through_the_ptx() {
             for (i, expected) in list(&case["final_state"]).iter().enumerate() {
                 for ((state, _), values) in owned[i].states().iter().zip(group.states(i)) {
                     if !values.is_empty() {
-                        assert_close(&format!("{name} {form:?}: {state} {i}"), &wide(&values), &numbers(&expected[state]), ABSOLUTE, RELATIVE);
+                        assert_close(
+                            &format!("{name} {form:?}: {state} {i}"),
+                            &wide(&values),
+                            &numbers(&expected[state]),
+                            ABSOLUTE,
+                            RELATIVE,
+                        );
                     }
                 }
             }
@@ -210,7 +222,8 @@ fn noise(n: usize, seed: u32, scale: f32) -> Vec<f32> {
 
 fn owned<T: Stored>(config: &Config, sizes: &[usize], convert: impl Fn(f32) -> T) -> Vec<Owned<T>> {
     let values = |n, seed, scale| noise(n, seed, scale).into_iter().map(&convert).collect::<Vec<T>>();
-    let tensor = |(i, n): (usize, &usize)| Owned::new(config, values(*n, i as u32, 0.3), values(*n, 77 + i as u32, 0.02));
+    let tensor =
+        |(i, n): (usize, &usize)| Owned::new(config, values(*n, i as u32, 0.3), values(*n, 77 + i as u32, 0.02));
     sizes.iter().enumerate().map(tensor).collect()
 }
 
@@ -298,7 +311,11 @@ fn no_schedule_and_no_form_changes_a_bit() {
         let tensors = owned(&config, &[5000, 9, 20_000, 8192], |x| x);
         let run = |schedule, form, batch_bytes| {
             let mut group = Group::new(&[config; 4], &tensors, Setup { schedule, batch_bytes, ..PLAIN });
-            group.set(&Gates { warm_up: 1.0, phase: 1.0, orthogonal: 1.0 }, 0.1, &tensors.iter().map(|t| t.gradient.clone()).collect::<Vec<_>>());
+            group.set(
+                &Gates { warm_up: 1.0, phase: 1.0, orthogonal: 1.0 },
+                0.1,
+                &tensors.iter().map(|t| t.gradient.clone()).collect::<Vec<_>>(),
+            );
             group.step(form);
             group.everything()
         };

@@ -28,7 +28,11 @@ impl Lowering<'_> {
     pub(super) fn contract(&mut self, node: &TypedNode, op: &EinSum) -> Result<()> {
         let float = op.operating_dt == f32::datum_type() && op.q_params.is_none() && node.inputs.len() == 2;
         if !float {
-            return Err(self.refuse(node, "EinSum", &format!(" of {} operands in {:?}", node.inputs.len(), op.operating_dt)));
+            return Err(self.refuse(
+                node,
+                "EinSum",
+                &format!(" of {} operands in {:?}", node.inputs.len(), op.operating_dt),
+            ));
         }
         let mut operands = [self.value(node.inputs[0])?, self.value(node.inputs[1])?];
         let shape = self.shape(node.id.into())?;
@@ -111,7 +115,8 @@ impl Lowering<'_> {
 
 /// One of the two distances is 1, or there is only one row or column.
 fn is_matrix((down, along, rows, columns): (usize, usize, usize, usize)) -> bool {
-    (along == 1 || columns == 1) && (down >= columns || rows == 1) || (down == 1 || rows == 1) && (along >= rows || columns == 1)
+    (along == 1 || columns == 1) && (down >= columns || rows == 1)
+        || (down == 1 || rows == 1) && (along >= rows || columns == 1)
 }
 
 fn products(axes: &[Axis], operands: &[View; 2], result: &[usize]) -> Option<Vec<Product>> {

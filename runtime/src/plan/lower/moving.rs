@@ -6,7 +6,12 @@ use npc_kernels::cuda::index::Picks;
 /// The groups of axes around `axis`.
 fn around(shape: &[usize], axis: usize, picks: usize) -> Picks {
     let product = |s: &[usize]| s.iter().product::<usize>() as u64;
-    Picks { outer: product(&shape[..axis]), extent: shape[axis] as u64, inner: product(&shape[axis + 1..]), picks: picks as u64 }
+    Picks {
+        outer: product(&shape[..axis]),
+        extent: shape[axis] as u64,
+        inner: product(&shape[axis + 1..]),
+        picks: picks as u64,
+    }
 }
 
 impl Lowering<'_> {
@@ -36,14 +41,20 @@ impl Lowering<'_> {
         let (x, indices) = (self.dense(node.inputs[0], &node.name)?, self.indices(node, 1)?);
         let picks = around(&x.shape, axis, indices.len());
         let y = self.result(node)?;
-        self.draft.push(&node.name, Task::Gather { picks, each: false }, vec![x.buffer, indices.buffer], vec![y.buffer]);
+        self.draft.push(
+            &node.name,
+            Task::Gather { picks, each: false },
+            vec![x.buffer, indices.buffer],
+            vec![y.buffer],
+        );
         Ok(())
     }
 
     pub(super) fn gather_elements(&mut self, node: &TypedNode, op: &GatherElements) -> Result<()> {
         let (x, indices) = (self.dense(node.inputs[0], &node.name)?, self.indices(node, 1)?);
         let axis = Self::graph(op.axis(x.shape.len()))?;
-        let others = |s: &[usize]| s.iter().enumerate().filter(|(i, _)| *i != axis).map(|(_, n)| *n).collect::<Vec<_>>();
+        let others =
+            |s: &[usize]| s.iter().enumerate().filter(|(i, _)| *i != axis).map(|(_, n)| *n).collect::<Vec<_>>();
         if others(&x.shape) != others(&indices.shape) {
             return Err(self.refuse(node, "GatherElements", " with indices for a part of the other axes"));
         }
@@ -64,7 +75,8 @@ impl Lowering<'_> {
         let reads = vec![x.buffer, indices.buffer, updates.buffer];
         match Self::graph(op.axis(x.shape.len()))? {
             Some(axis) => {
-                let others = |s: &[usize]| s.iter().enumerate().filter(|(i, _)| *i != axis).map(|(_, n)| *n).collect::<Vec<_>>();
+                let others =
+                    |s: &[usize]| s.iter().enumerate().filter(|(i, _)| *i != axis).map(|(_, n)| *n).collect::<Vec<_>>();
                 if others(&x.shape) != others(&indices.shape) {
                     return Err(self.refuse(node, op.op_name(), " with indices for a part of the other axes"));
                 }
@@ -105,8 +117,10 @@ impl Lowering<'_> {
         let small = indices.shape.clone();
         let zero = Operand::Constant(DType::I64, Scalar::I64(0));
         let extent = Operand::Constant(DType::I64, Scalar::I64(op.dim as i64));
-        let negative = self.apply_shaped(&node.name, &small, Operation::Less, &[Operand::View(indices.clone()), zero])?;
-        let turned = self.apply_shaped(&node.name, &small, Operation::Add, &[Operand::View(indices.clone()), extent])?;
+        let negative =
+            self.apply_shaped(&node.name, &small, Operation::Less, &[Operand::View(indices.clone()), zero])?;
+        let turned =
+            self.apply_shaped(&node.name, &small, Operation::Add, &[Operand::View(indices.clone()), extent])?;
         let choice = [negative, turned, indices].map(Operand::View);
         let settled = self.apply_shaped(&node.name, &small, Operation::Select, &choice)?;
         let wide = settled.with_axis(op.axis).broadcast(&shape);

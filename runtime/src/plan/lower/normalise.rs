@@ -40,7 +40,8 @@ impl Lowering<'_> {
         let small = variance.shape.clone();
         let epsilon = Operand::Constant(DType::F32, Scalar::Float(op.operator.epsilon()));
         let raised = self.apply_shaped(&node.name, &small, Operation::Add, &[Operand::View(variance), epsilon])?;
-        let inverse = self.apply_shaped(&node.name, &small, Operation::ReciprocalSquareRoot, &[Operand::View(raised)])?;
+        let inverse =
+            self.apply_shaped(&node.name, &small, Operation::ReciprocalSquareRoot, &[Operand::View(raised)])?;
         let mut y = self.apply(node, Operation::Multiply, &[Operand::View(centred), wide(inverse.clone())])?;
         let slots = op.inputs.iter().enumerate().filter(|(_, present)| **present).map(|(slot, _)| slot);
         for (input, slot) in slots.enumerate().skip(1) {
