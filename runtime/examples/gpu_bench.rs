@@ -9,6 +9,7 @@ use npc_kernels::neuroplastic::{Config, HybridBase};
 use npc_runtime::HostTensor;
 use npc_runtime::cpu::{Program, ProgramOptions};
 use npc_runtime::cuda::Gpu;
+use npc_runtime::plan::PlanOptions;
 use npc_runtime::plan::command::{Command, Commands};
 use npc_runtime::plan::device::{Device, DeviceError, Scalars, Session};
 use std::path::Path;
@@ -110,7 +111,7 @@ fn fused(name: &str, sizes: &[u64], base: HybridBase, copy: f64) -> Outcome<()> 
 fn whole(path: &Path) -> Outcome<()> {
     let compiled = compile(onnx::load(path)?, &CompileOptions::default())?;
     let program = Program::new(&compiled.model, &ProgramOptions::default())?;
-    let plan = program.device_plan(&compiled.model, &compiled.bindings, 128)?;
+    let plan = program.device_graph(&compiled.model, 128)?.plan(&compiled.bindings, &PlanOptions::default())?;
     let arena = plan.arena_bytes >> 10;
     let commands = plan.work.len();
     let probe = compiled.bindings.parameters[0].name.clone();

@@ -3,6 +3,7 @@
 //! Nothing here talks to a device. Whoever has one (or the interpreter that stands in for one in tests) loads
 //! [`Source::ptx`] and carries out each [`Launch`]. The sources are in `kernels/cuda`; `kernels/build_ptx.py` makes the PTX.
 
+pub mod batch;
 pub mod index;
 pub mod neuroplastic;
 #[cfg(test)]
@@ -77,4 +78,5 @@ sources! {
     NeuroplasticBf16 => "neuroplastic_bf16",
     Scale => "scale",
     Index => "index",
+    Batch => "batch",
 }

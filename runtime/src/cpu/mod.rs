@@ -6,4 +6,4 @@ mod prepare;
 pub(crate) mod ops;
 mod program;
 
-pub use program::{Program, ProgramOptions};
+pub use program::{DeviceGraph, Program, ProgramOptions};

@@ -2,7 +2,7 @@
 
 use super::{bfloat16, neuroplastic, ops};
 use crate::error::one_line;
-use crate::plan::{Plan, PlanError};
+use crate::plan::{Plan, PlanError, PlanOptions};
 use crate::tensor::datum_type;
 use crate::{HostTensor, RuntimeError};
 use npc_compiler::bindings::Bindings;
@@ -46,6 +46,23 @@ struct Input {
     datum_type: DatumType,
     /// The model's own value, used when none is given.
     default: Option<HostTensor>,
+}
+
+/// A step with all shapes known, before it is planned.
+pub struct DeviceGraph {
+    typed: TypedModel,
+    inputs: Vec<String>,
+    outputs: Vec<String>,
+}
+
+impl DeviceGraph {
+    /// The step as a device runs it.
+    ///
+    /// # Errors
+    /// What the device has no kernel for, by name.
+    pub fn plan(&self, bindings: &Bindings, options: &PlanOptions) -> Result<Plan, PlanError> {
+        Plan::new(&self.typed, &self.inputs, &self.outputs, bindings, options)
+    }
 }
 
 type TypedSimpleState = tract_onnx::tract_core::plan::SimpleState<TypedFact, Box<dyn TypedOp>>;
@@ -162,11 +179,11 @@ impl Program {
         Ok(results.collect())
     }
 
-    /// The step as a device would run it, with the shapes that `model` declares and `batch` for what is no number there.
+    /// The step as devices plan it, with the shapes that `model` declares and `batch` for what is no number there.
     ///
     /// # Errors
-    /// What the device has no kernel for, by name; an input without a shape.
-    pub fn device_plan(&self, model: &Model, bindings: &Bindings, batch: usize) -> Result<Plan, PlanError> {
+    /// An input without a shape, shapes that do not fit each other.
+    pub fn device_graph(&self, model: &Model, batch: usize) -> Result<DeviceGraph, PlanError> {
         let dims = |input: &Input| {
             let ty = model.graph.value_named(&input.name).and_then(|v| model.graph.value(v).ty.clone());
             match ty {
@@ -178,9 +195,9 @@ impl Program {
         };
         let shapes = self.inputs.iter().map(dims).collect::<Result<Vec<_>, _>>()?;
         let typed = self.typed(&shapes).map_err(|e| PlanError::Graph(e.to_string()))?;
-        let inputs: Vec<String> = self.inputs.iter().map(|i| i.name.clone()).collect();
-        let outputs: Vec<String> = self.outputs.iter().map(|o| o.name.clone()).collect();
-        Plan::new(&typed, &inputs, &outputs, bindings)
+        let inputs = self.inputs.iter().map(|i| i.name.clone()).collect();
+        let outputs = self.outputs.iter().map(|o| o.name.clone()).collect();
+        Ok(DeviceGraph { typed, inputs, outputs })
     }
 
     /// The graph for inputs of these shapes, cleaned up.

@@ -346,6 +346,11 @@ impl Device for Gpu {
         }
     }
 
+    fn free_bytes(&self) -> Result<u64> {
+        self.bind()?;
+        driver::mem_get_info().map(|(free, _)| free as u64).map_err(failed("asking for free memory", ""))
+    }
+
     fn cache_bytes(&self) -> u64 {
         // The rest is for what else passes through the cache meanwhile.
         self.cache / 2

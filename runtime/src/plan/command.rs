@@ -4,6 +4,7 @@ use super::arena::ALIGNMENT;
 use super::{Plan, PlanError, Source, Task, Work};
 use npc_kernels::cpu::contraction::Product;
 use npc_kernels::cuda::index::{self, Bits, Scatter};
+use npc_kernels::cuda::batch;
 use npc_kernels::cuda::neuroplastic::{Addresses, Storage, Tables, Tensor};
 use npc_kernels::cuda::{DevicePointer, Launch};
 use npc_kernels::elementwise::{DType, ptx};
@@ -221,6 +222,16 @@ pub fn commands(
                 push(Command::Copy { from: x, to: y, bytes: plan.buffers[work.reads[0]].bytes() });
                 push(Command::Launch(index::join_indices(indices, rows, leading, picks.picks).ok_or_else(rank)?));
                 push(Command::Launch(index::scatter_rows(how, y, rows, updates, memory.bad_indices, *picks)));
+            }
+            Task::TakeBatch => {
+                let (order, cursor, indices) = (at(work.reads[0]), at(work.reads[1]), at(work.writes[0]));
+                let count = plan.buffers[work.writes[0]].elements as u64;
+                push(Command::Launch(batch::take_batch(order, cursor, indices, count)));
+            }
+            Task::Score { rows, classes } => {
+                let read = |i: usize| work.reads.get(i).map_or(DevicePointer::NULL, |id| at(*id));
+                let (loss, totals) = (at(work.reads[0]), at(work.writes[0]));
+                push(Command::Launch(batch::score(loss, read(1), read(2), (*rows, *classes), totals)));
             }
             Task::Assign => {
                 let bytes = plan.buffers[work.reads[0]].bytes();

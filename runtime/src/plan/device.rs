@@ -2,7 +2,7 @@
 
 use super::arena::ALIGNMENT;
 use super::command::{self, Commands, Memory};
-use super::{Plan, PlanError, Source};
+use super::{Plan, PlanError, Source, Task};
 use crate::{HostTensor, RuntimeError};
 use npc_compiler::graph::DType as ModelType;
 use npc_kernels::cuda::DevicePointer;
@@ -83,6 +83,12 @@ pub trait Device {
     /// A failed launch.
     fn step(&mut self) -> Result<()>;
 
+    /// Bytes of memory that are free.
+    ///
+    /// # Errors
+    /// A failed call.
+    fn free_bytes(&self) -> Result<u64>;
+
     /// Bytes of its L2 cache that a step may count on.
     fn cache_bytes(&self) -> u64;
 
@@ -96,6 +102,7 @@ pub struct Session<D> {
     plan: Plan,
     memory: Memory,
     inputs: HashMap<String, usize>,
+    counts_steps: bool,
 }
 
 impl<D: Device> Session<D> {
@@ -153,7 +160,8 @@ impl<D: Device> Session<D> {
         }
         let commands = command::commands(&plan, &memory, &groups, true, device.resident_blocks())?;
         device.prepare(commands)?;
-        Ok(Session { device, plan, memory, inputs })
+        let counts_steps = groups.iter().any(|(g, _)| matches!(plan.work[g.work].task, Task::NeuroPlastic { .. }));
+        Ok(Session { device, plan, memory, inputs, counts_steps })
     }
 
     /// The plan.
@@ -174,6 +182,27 @@ impl<D: Device> Session<D> {
             return Err(RuntimeError::Input { name: name.into(), got, want }.into());
         }
         self.device.write(self.memory.buffers[*id], tensor.bytes())
+    }
+
+    /// Gives elements of an input from the element `first` on their values.
+    ///
+    /// # Errors
+    /// A tensor of another type or one that reaches beyond the input, a failed copy.
+    pub fn set_part(&mut self, name: &str, first: usize, tensor: &HostTensor) -> Result<()> {
+        let Some(id) = self.inputs.get(name) else { return Ok(()) };
+        let buffer = &self.plan.buffers[*id];
+        if tensor.dtype() != model_type(buffer.dtype) || first + tensor.len() > buffer.elements {
+            let got = format!("{}{:?} at {first}", tensor.dtype(), tensor.dims());
+            let want = format!("{} of {} elements", model_type(buffer.dtype), buffer.elements);
+            return Err(RuntimeError::Input { name: name.into(), got, want }.into());
+        }
+        let at = self.memory.buffers[*id].offset((first * buffer.dtype.bytes()) as u64);
+        self.device.write(at, tensor.bytes())
+    }
+
+    /// Whether a step counts itself: the step input then holds the number of the next one.
+    pub fn counts_steps(&self) -> bool {
+        self.counts_steps
     }
 
     /// Runs one step.

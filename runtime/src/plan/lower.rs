@@ -1,11 +1,13 @@
 //! Nodes of a typed graph as work on buffers.
 
+pub mod batches;
 mod contraction;
 mod moving;
 mod normalise;
 
 use super::maps::{self, Map, Operand, What};
-use super::{BufferId, Draft, Kind, Node, PlanError, Source, Task, Update, View};
+use super::{BufferId, Draft, Kind, Node, PlanError, PlanOptions, Source, Task, Update, View};
+use batches::Take;
 use crate::cpu::neuroplastic::{NeuroPlastic, Signal};
 use crate::cpu::ops::norm::LayerNormalization;
 use crate::cpu::ops::operator::OnnxNode;
@@ -29,7 +31,7 @@ use tract_onnx::tract_hir::internal::*;
 type Result<T> = std::result::Result<T, PlanError>;
 
 /// Lowers a graph in its own order.
-pub fn lower(model: &TypedModel, inputs: &[String], outputs: &[String], bindings: &Bindings) -> Result<Draft> {
+pub fn lower(model: &TypedModel, inputs: &[String], outputs: &[String], bindings: &Bindings, options: &PlanOptions) -> Result<Draft> {
     let states = bindings.parameters.iter().flat_map(|p| &p.states).chain(&bindings.state);
     let fed_back: Vec<(&str, &str)> = (bindings.parameters.iter().map(|p| (p.name.as_str(), p.next.as_str())))
         .chain(states.map(|s| (s.name.as_str(), s.next.as_str())))
@@ -40,14 +42,18 @@ pub fn lower(model: &TypedModel, inputs: &[String], outputs: &[String], bindings
         values: HashMap::new(),
         inputs,
         kept: fed_back.iter().map(|(name, _)| *name).collect(),
+        take: None,
     };
+    lowering.take = options.resident.as_ref().map(|resident| lowering.take(resident));
     let graph = |e: TractError| PlanError::Graph(crate::error::one_line(&e));
     for id in model.eval_order().map_err(graph)? {
         lowering.node(model.node(id))?;
     }
     let results = model.output_outlets().map_err(graph)?.to_vec();
+    let mut views: Vec<(String, View)> = Vec::new();
     for (name, outlet) in outputs.iter().zip(results) {
         let view = lowering.dense(outlet, name)?;
+        views.push((name.clone(), view.clone()));
         match fed_back.iter().find(|(_, next)| next == name) {
             Some((input, _)) => {
                 let found = lowering.draft.inputs.iter().find(|(n, _)| n == input).map(|(_, id)| *id);
@@ -60,6 +66,9 @@ pub fn lower(model: &TypedModel, inputs: &[String], outputs: &[String], bindings
             None => lowering.draft.outputs.push((name.clone(), view.buffer, view.shape)),
         }
     }
+    if let Some(scored) = &options.scored {
+        lowering.scored(scored, &views)?;
+    }
     Ok(lowering.draft)
 }
 
@@ -69,6 +78,8 @@ struct Lowering<'a> {
     values: HashMap<OutletId, View>,
     inputs: &'a [String],
     kept: HashSet<&'a str>,
+    /// Where batches come from, when not from the host.
+    take: Option<Take>,
 }
 
 impl Lowering<'_> {
@@ -185,8 +196,13 @@ impl Lowering<'_> {
             .and_then(|i| self.inputs.get(i))
             .ok_or_else(|| PlanError::Graph(format!("the input '{}' has no name", node.name)))?;
         let (dtype, shape) = (self.dtype(outlet)?, self.shape(outlet)?);
+        let elements = shape.iter().product();
+        if let Some(id) = self.taken(name, dtype, elements) {
+            self.values.insert(outlet, View::dense(id, &shape));
+            return Ok(());
+        }
         let source = if self.kept.contains(name.as_str()) { Source::Kept } else { Source::Fed };
-        let id = self.draft.buffer(name, dtype, shape.iter().product(), source);
+        let id = self.draft.buffer(name, dtype, elements, source);
         self.draft.inputs.push((name.clone(), id));
         self.values.insert(outlet, View::dense(id, &shape));
         Ok(())
@@ -272,11 +288,13 @@ impl Lowering<'_> {
     /// A value, dense.
     fn dense(&mut self, outlet: OutletId, name: &str) -> Result<View> {
         let view = self.value(outlet)?;
-        Ok(if view.is_dense() && view.len() == self.draft.buffers[view.buffer].elements {
-            view
-        } else {
-            self.copied(view, name)
-        })
+        Ok(self.settled(view, name))
+    }
+
+    /// A view, dense.
+    fn settled(&mut self, view: View, name: &str) -> View {
+        let is_whole = view.is_dense() && view.len() == self.draft.buffers[view.buffer].elements;
+        if is_whole { view } else { self.copied(view, name) }
     }
 
     /// A value that an elementwise kernel can read.

@@ -18,10 +18,13 @@ mod lower;
 mod maps;
 mod schedule;
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;
 mod updates;
 mod view;
 
+pub use lower::batches::{self, Resident, Scored};
 pub use view::View;
 
 use npc_compiler::bindings::Bindings;
@@ -134,6 +137,11 @@ pub enum Task {
     /// The same at tuples of indices into the leading axes; `writes[1]` is room for the rows they stand for.
     #[allow(missing_docs)]
     ScatterRows { picks: Picks, leading: Vec<u64>, add: bool },
+    /// The next samples of the order `reads[0]`, from the position `reads[1]` on, which moves on.
+    TakeBatch,
+    /// Adds loss, and logits where there are any, to totals.
+    #[allow(missing_docs)]
+    Score { rows: u64, classes: u64 },
     /// `reads[0]` into `writes[0]`, both whole.
     Assign,
     /// The controller's signal of one tensor, from gates, gradient, activity trace, momentum and variance as they enter the
@@ -186,14 +194,24 @@ impl Plan {
         inputs: &[String],
         outputs: &[String],
         bindings: &Bindings,
+        options: &PlanOptions,
     ) -> Result<Self, PlanError> {
-        let draft = lower::lower(model, inputs, outputs, bindings)?;
+        let draft = lower::lower(model, inputs, outputs, bindings, options)?;
         let draft = updates::group(draft);
         let draft = fuse::fuse(draft)?;
         let mut plan = schedule::schedule(draft)?;
         arena::place(&mut plan);
         Ok(plan)
     }
+}
+
+/// How a plan is made. By default the host writes the batches and reads the outputs.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PlanOptions {
+    /// A dataset on the device that batches are taken from; otherwise the host writes them.
+    pub resident: Option<Resident>,
+    /// Whether loss and hits are added up on the device.
+    pub scored: Option<Scored>,
 }
 
 /// A plan in the making: work in an order in which it could run, the updates among it.

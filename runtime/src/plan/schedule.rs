@@ -35,7 +35,7 @@ pub(super) fn schedule(draft: Draft) -> Result<Plan, PlanError> {
     let mut order: Vec<usize> = Vec::with_capacity(work.len());
     let mut state = vec![0u8; work.len()];
     let wanted: Vec<usize> = (outputs.iter().flat_map(|(_, id, _)| writers.get(id).cloned().unwrap_or_default()))
-        .chain((0..work.len()).filter(|at| is_update(&work[*at])))
+        .chain((0..work.len()).filter(|at| is_update(&work[*at]) || matches!(work[*at].task, Task::Score { .. })))
         .collect();
     for root in wanted {
         // An explicit stack: a step may be thousands of nodes deep.

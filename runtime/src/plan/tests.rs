@@ -1,142 +1,22 @@
-//! Plans carried out by the reference device: our kernels' and the generated PTX in the interpreter, matrix products on the
-//! host. Compared with the CPU engine, step by step.
+//! Plans carried out by the reference device, compared with the CPU engine, step by step.
 
-use super::command::{Command, Commands};
-use super::device::{Device, DeviceError, Scalars, Session};
+use super::device::{Device, Scalars, Session};
+use super::testing::Reference;
 use super::*;
 use crate::HostTensor;
 use crate::cpu::{Program, ProgramOptions};
 use npc_compiler::graph::DType as ModelType;
 use npc_compiler::{CompileOptions, Compiled, Optimizer, compile, onnx};
-use npc_kernels::cuda::{Argument, DevicePointer, Source as Module};
-use npc_ptx_interpreter as ptx;
 use std::collections::HashMap;
 use std::path::Path;
-
-/// A device made of the interpreter.
-#[derive(Default)]
-struct Reference {
-    memory: ptx::Memory,
-    modules: HashMap<Module, ptx::Module>,
-    generated: Option<ptx::Module>,
-    commands: Vec<(String, Command)>,
-}
-
-impl Reference {
-    fn launch(&mut self, source: Option<Module>, launch: &ptx::Launch<'_>) {
-        let module = match source {
-            Some(source) => self.modules.entry(source).or_insert_with(|| ptx::Module::parse(source.ptx()).unwrap()),
-            None => self.generated.as_mut().unwrap(),
-        };
-        ptx::launch(module, &mut self.memory, launch, ptx::Schedule::Random(11)).unwrap_or_else(|e| panic!("{e}"));
-    }
-
-    /// A product in float64, rounded once.
-    fn product(&mut self, p: &Product, [a, b, c]: [DevicePointer; 3]) {
-        let span = |o: &npc_kernels::cpu::contraction::Operand, rows: usize, columns: usize| {
-            (p.batch - 1) * o.batch + (rows - 1) * o.down + (columns - 1) * o.along + 1
-        };
-        let read = |base: DevicePointer, start: usize, count| {
-            self.memory.read::<f32>(base.0 + 4 * start as u64, count).unwrap()
-        };
-        let x = read(a, p.a.start, span(&p.a, p.rows, p.inner));
-        let y = read(b, p.b.start, span(&p.b, p.inner, p.columns));
-        for batch in 0..p.batch {
-            for row in 0..p.rows {
-                for column in 0..p.columns {
-                    let term = |k: usize| {
-                        f64::from(x[batch * p.a.batch + row * p.a.down + k * p.a.along])
-                            * f64::from(y[batch * p.b.batch + k * p.b.down + column * p.b.along])
-                    };
-                    let mut sum: f64 = (0..p.inner).map(term).sum();
-                    let at = p.c.start + batch * p.c.batch + row * p.c.down + column * p.c.along;
-                    let z = c.0 + 4 * at as u64;
-                    if p.accumulate {
-                        sum += f64::from(self.memory.read::<f32>(z, 1).unwrap()[0]);
-                    }
-                    self.memory.write(z, &[sum as f32]).unwrap();
-                }
-            }
-        }
-    }
-}
-
-impl Device for Reference {
-    fn allocate(&mut self, bytes: u64, _: &str) -> Result<DevicePointer, DeviceError> {
-        Ok(DevicePointer(self.memory.alloc(bytes as usize)))
-    }
-
-    fn write(&mut self, to: DevicePointer, bytes: &[u8]) -> Result<(), DeviceError> {
-        self.memory.write(to.0, bytes).unwrap();
-        Ok(())
-    }
-
-    fn read(&mut self, from: DevicePointer, bytes: &mut [u8]) -> Result<(), DeviceError> {
-        bytes.copy_from_slice(&self.memory.read::<u8>(from.0, bytes.len()).unwrap());
-        Ok(())
-    }
-
-    fn prepare(&mut self, commands: Commands) -> Result<(), DeviceError> {
-        self.generated = Some(ptx::Module::parse(&commands.module).unwrap());
-        self.commands = commands.list;
-        Ok(())
-    }
-
-    fn step(&mut self) -> Result<(), DeviceError> {
-        for (_, command) in self.commands.clone() {
-            match &command {
-                Command::Launch(l) => {
-                    let arguments: Vec<ptx::Argument> = (l.arguments.iter())
-                        .map(|argument| match argument {
-                            Argument::U32(x) => ptx::Argument::U32(*x),
-                            Argument::U64(x) => ptx::Argument::U64(*x),
-                            Argument::F32(x) => ptx::Argument::F32(*x),
-                            Argument::Pointer(p) => ptx::Argument::U64(p.0),
-                            Argument::Bytes(bytes) => ptx::Argument::Bytes(bytes.clone()),
-                        })
-                        .collect();
-                    let launch = ptx::Launch {
-                        kernel: l.kernel,
-                        grid: l.grid,
-                        block: l.block,
-                        dynamic_shared: l.dynamic_shared,
-                        arguments: &arguments,
-                    };
-                    self.launch(Some(l.source), &launch);
-                }
-                Command::Generated { kernel, grid, block, shared, arguments } => {
-                    let arguments: Vec<ptx::Argument> = arguments.iter().map(|p| ptx::Argument::U64(p.0)).collect();
-                    let launch = ptx::Launch {
-                        kernel,
-                        grid: [*grid, 1, 1],
-                        block: [*block, 1, 1],
-                        dynamic_shared: *shared,
-                        arguments: &arguments,
-                    };
-                    self.launch(None, &launch);
-                }
-                Command::Product { product, a, b, c } => self.product(product, [*a, *b, *c]),
-                Command::Copy { from, to, bytes } => {
-                    let data = self.memory.read::<u8>(from.0, *bytes as usize).unwrap();
-                    self.memory.write(to.0, &data).unwrap();
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn cache_bytes(&self) -> u64 {
-        1 << 20
-    }
-
-    fn resident_blocks(&self) -> u64 {
-        8
-    }
-}
 
 fn compiled(file: &str, optimizer: Optimizer) -> Compiled {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models").join(file);
     compile(onnx::load(&path).unwrap(), &CompileOptions { optimizer, ..CompileOptions::default() }).unwrap()
+}
+
+fn planned(program: &Program, compiled: &Compiled, batch: usize) -> Result<Plan, PlanError> {
+    program.device_graph(&compiled.model, batch)?.plan(&compiled.bindings, &PlanOptions::default())
 }
 
 /// A value for an input, the same in both engines.
@@ -186,7 +66,7 @@ fn compare_on(device: impl Device, file: &str, optimizer: Optimizer, steps: usiz
         feeds.insert(gates.clone(), HostTensor::f32(&[3], &[1.0; 3]).unwrap());
     }
     set_step(&mut feeds, 0);
-    let plan = program.device_plan(&compiled.model, b, 16).unwrap_or_else(|e| panic!("{file}: {e}"));
+    let plan = planned(&program, &compiled, 16).unwrap_or_else(|e| panic!("{file}: {e}"));
     let scalars = Scalars::of(b);
     let mut session = Session::new(plan.clone(), device, &scalars).unwrap();
     for (name, tensor) in &feeds {
@@ -264,8 +144,7 @@ fn golden_on<D: Device>(device: impl Fn() -> D) -> usize {
         let shapes: Vec<Vec<usize>> = serde_json::from_value(case["shapes"].clone()).unwrap();
         let compiled = step_model(&shapes, &settings, Emit::Functions).unwrap();
         let program = Program::new(&compiled.model, &ProgramOptions::default()).unwrap();
-        let plan = program
-            .device_plan(&compiled.model, &compiled.bindings, 1)
+        let plan = planned(&program, &compiled, 1)
             .unwrap_or_else(|e| panic!("{}: {e}", case["case"]));
         let mut session = Session::new(plan, device(), &Scalars::of(&compiled.bindings)).unwrap();
         let floats = |v: &serde_json::Value| {
@@ -307,7 +186,7 @@ fn golden_vectors_through_plans() {
 fn an_index_out_of_range_is_an_error() {
     let compiled = compiled("pytorch-train-step/mlp_sgd.onnx", Optimizer::NeuroPlastic);
     let program = Program::new(&compiled.model, &ProgramOptions::default()).unwrap();
-    let plan = program.device_plan(&compiled.model, &compiled.bindings, 16).unwrap();
+    let plan = planned(&program, &compiled, 16).unwrap();
     let mut session = Session::new(plan, Reference::default(), &Scalars::of(&compiled.bindings)).unwrap();
     session.set("labels", &HostTensor::i64(&[16], &[10; 16]).unwrap()).unwrap();
     session.step().unwrap();
@@ -352,7 +231,7 @@ mod on_a_gpu {
         let compiled = compiled("pytorch-train-step/transformer_adamw.onnx", Optimizer::NeuroPlastic);
         let program = Program::new(&compiled.model, &ProgramOptions::default()).unwrap();
         let run = || {
-            let plan = program.device_plan(&compiled.model, &compiled.bindings, 8).unwrap();
+            let plan = planned(&program, &compiled, 8).unwrap();
             let mut session = Session::new(plan, gpu(), &Scalars::of(&compiled.bindings)).unwrap();
             for (i, id) in compiled.model.graph.inputs.iter().enumerate() {
                 let v = compiled.model.graph.value(*id);
@@ -371,6 +250,6 @@ mod on_a_gpu {
 fn what_has_no_kernel_is_refused_by_name() {
     let compiled = compiled("cnn-train-step/cnn_adamw.onnx", Optimizer::NeuroPlastic);
     let program = Program::new(&compiled.model, &ProgramOptions::default()).unwrap();
-    let error = program.device_plan(&compiled.model, &compiled.bindings, 128).unwrap_err().to_string();
+    let error = planned(&program, &compiled, 128).unwrap_err().to_string();
     assert!(error.contains("Conv") && error.contains("--device cpu"), "{error}");
 }

@@ -2,14 +2,16 @@
 
 mod checkpoint;
 mod engine;
+#[cfg(test)]
+mod engine_tests;
 mod evaluate;
 mod state;
 
 use crate::cpu::{Program, ProgramOptions};
 use crate::data::{self, DataError, Dataset, batch_size};
-use crate::{HostTensor, RuntimeError};
+use crate::RuntimeError;
+use engine::NotFinite;
 pub use engine::{Engine, OnDevice};
-use evaluate::{Score, score};
 use npc_compiler::bindings::{Axis, Bindings};
 use npc_compiler::graph::Model;
 use rand_chacha::ChaCha8Rng;
@@ -17,7 +19,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 use serde::Serialize;
 use crate::cuda::Gpu;
 use crate::plan::PlanError;
-use crate::plan::device::{DeviceError, Scalars, Session};
+use crate::plan::device::DeviceError;
 pub use state::State;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -208,8 +210,8 @@ pub fn train(model: &Model, bindings: &Bindings, options: &TrainOptions, observe
     let mut engine: Box<dyn Engine> = match options.device {
         Target::Cpu => Box::new(program),
         Target::Cuda(ordinal) => {
-            let plan = program.device_plan(model, bindings, batch)?;
-            Box::new(OnDevice::new(Session::new(plan, Gpu::new(ordinal)?, &Scalars::of(bindings))?))
+            let gpu = Gpu::new(ordinal)?;
+            Box::new(OnDevice::new(gpu, &program, model, bindings, &dataset.train, batch)?)
         }
     };
     let mut evaluator = evaluate::Evaluator::new(model, bindings, batch, options.threads)?;
@@ -233,14 +235,13 @@ pub fn train(model: &Model, bindings: &Bindings, options: &TrainOptions, observe
         let epoch = state.epoch + 1;
         let order = shuffled(dataset.train.len, options.seed, epoch);
         let gates = bindings.settings.gates(epoch, options.epochs);
+        let steps = engine::Epoch { number: epoch, split: &dataset.train, order: &order, batch, lr, gates };
         let start = Instant::now();
         let first = state.batch;
         while state.batch < batches {
-            let samples = &order[state.batch * batch..(state.batch + 1) * batch];
-            let loss = one_step(engine.as_mut(), &mut state, bindings, &dataset, samples, lr, gates)?;
-            if !loss.is_finite() {
+            if let Some(NotFinite { loss, batch: step }) = engine.advance(&mut state, bindings, &steps, batches)? {
                 let saved = if state.epoch > 0 { "the state after the epoch before is in the checkpoint" } else { "nothing was saved yet" };
-                return Err(TrainError::NotFinite { loss, step: state.batch, epoch, lr, saved });
+                return Err(TrainError::NotFinite { loss, step, epoch, lr, saved });
             }
             let done = (state.batch - first) * batch;
             observer.step(&Progress {
@@ -289,49 +290,6 @@ fn keep_lines(metrics: &Path, epochs: u32) -> std::io::Result<()> {
     };
     let kept: String = text.split_inclusive('\n').take(epochs as usize).collect();
     if kept == text { Ok(()) } else { std::fs::write(metrics, kept) }
-}
-
-fn one_step(
-    engine: &mut dyn Engine,
-    state: &mut State,
-    bindings: &Bindings,
-    dataset: &Dataset,
-    samples: &[usize],
-    lr: f64,
-    gates: [f32; 3],
-) -> Result<f64, TrainError> {
-    let mut feeds = Vec::new();
-    for column in &dataset.train.columns {
-        feeds.push((column.name.clone(), column.batch(samples)?));
-    }
-    if let Some(rate) = &bindings.learning_rate {
-        feeds.push((rate.name.clone(), HostTensor::f32(&[], &[lr as f32])?));
-    }
-    if let Some(step) = &bindings.step {
-        let t = state.steps as f64 + step.first;
-        let tensor = match step.dtype.as_str() {
-            "i64" => HostTensor::i64(&[], &[t as i64])?,
-            "i32" => HostTensor::i32(&[], &[t as i32])?,
-            _ => HostTensor::f32(&[], &[t as f32])?,
-        };
-        feeds.push((step.name.clone(), tensor));
-    }
-    if let Some(name) = &bindings.gates {
-        feeds.push((name.clone(), HostTensor::f32(&[3], &gates)?));
-    }
-    let (loss, logits) = engine.step(state, bindings, feeds)?;
-    let labels = bindings.outputs.labels.as_deref().and_then(|name| dataset.train.column(name));
-    let mut batch = match (&logits, labels) {
-        (Some(logits), Some(labels)) => score(logits, bindings.outputs.class_axis, labels, samples, samples.len()),
-        _ => Score::default(),
-    };
-    // The graph's own loss is what is trained; the one from the logits only stands in for a graph without one.
-    let value = loss.unwrap_or_else(|| batch.loss());
-    batch.set_loss(value, samples.len());
-    state.score.add(&batch);
-    state.steps += 1;
-    state.batch += 1;
-    Ok(value)
 }
 
 /// Labels must be classes of the model before the first step: engines do not agree on what happens otherwise.

@@ -1,0 +1,150 @@
+//! The reference device: our kernels' and the generated PTX in the interpreter, matrix products on the host.
+
+use super::command::{Command, Commands};
+use super::device::{Device, DeviceError};
+use npc_kernels::cpu::contraction::Product;
+use npc_kernels::cuda::{Argument, DevicePointer, Source as Module};
+use npc_ptx_interpreter as ptx;
+use std::collections::HashMap;
+
+/// A device made of the interpreter.
+pub struct Reference {
+    memory: ptx::Memory,
+    /// What it says is free.
+    pub free: u64,
+    /// Steps it has run.
+    pub steps: usize,
+    modules: HashMap<Module, ptx::Module>,
+    generated: Option<ptx::Module>,
+    commands: Vec<(String, Command)>,
+}
+
+impl Default for Reference {
+    fn default() -> Self {
+        Reference {
+            memory: ptx::Memory::default(),
+            free: 1 << 30,
+            steps: 0,
+            modules: HashMap::new(),
+            generated: None,
+            commands: Vec::new(),
+        }
+    }
+}
+
+impl Reference {
+    fn launch(&mut self, source: Option<Module>, launch: &ptx::Launch<'_>) {
+        let module = match source {
+            Some(source) => self.modules.entry(source).or_insert_with(|| ptx::Module::parse(source.ptx()).unwrap()),
+            None => self.generated.as_mut().unwrap(),
+        };
+        ptx::launch(module, &mut self.memory, launch, ptx::Schedule::Random(11)).unwrap_or_else(|e| panic!("{e}"));
+    }
+
+    /// A product in float64, rounded once.
+    fn product(&mut self, p: &Product, [a, b, c]: [DevicePointer; 3]) {
+        let span = |o: &npc_kernels::cpu::contraction::Operand, rows: usize, columns: usize| {
+            (p.batch - 1) * o.batch + (rows - 1) * o.down + (columns - 1) * o.along + 1
+        };
+        let read = |base: DevicePointer, start: usize, count| {
+            self.memory.read::<f32>(base.0 + 4 * start as u64, count).unwrap()
+        };
+        let x = read(a, p.a.start, span(&p.a, p.rows, p.inner));
+        let y = read(b, p.b.start, span(&p.b, p.inner, p.columns));
+        for batch in 0..p.batch {
+            for row in 0..p.rows {
+                for column in 0..p.columns {
+                    let term = |k: usize| {
+                        f64::from(x[batch * p.a.batch + row * p.a.down + k * p.a.along])
+                            * f64::from(y[batch * p.b.batch + k * p.b.down + column * p.b.along])
+                    };
+                    let mut sum: f64 = (0..p.inner).map(term).sum();
+                    let at = p.c.start + batch * p.c.batch + row * p.c.down + column * p.c.along;
+                    let z = c.0 + 4 * at as u64;
+                    if p.accumulate {
+                        sum += f64::from(self.memory.read::<f32>(z, 1).unwrap()[0]);
+                    }
+                    self.memory.write(z, &[sum as f32]).unwrap();
+                }
+            }
+        }
+    }
+}
+
+impl Device for Reference {
+    fn allocate(&mut self, bytes: u64, _: &str) -> Result<DevicePointer, DeviceError> {
+        Ok(DevicePointer(self.memory.alloc(bytes as usize)))
+    }
+
+    fn write(&mut self, to: DevicePointer, bytes: &[u8]) -> Result<(), DeviceError> {
+        self.memory.write(to.0, bytes).unwrap();
+        Ok(())
+    }
+
+    fn read(&mut self, from: DevicePointer, bytes: &mut [u8]) -> Result<(), DeviceError> {
+        bytes.copy_from_slice(&self.memory.read::<u8>(from.0, bytes.len()).unwrap());
+        Ok(())
+    }
+
+    fn prepare(&mut self, commands: Commands) -> Result<(), DeviceError> {
+        self.generated = Some(ptx::Module::parse(&commands.module).unwrap());
+        self.commands = commands.list;
+        Ok(())
+    }
+
+    fn step(&mut self) -> Result<(), DeviceError> {
+        self.steps += 1;
+        for (_, command) in self.commands.clone() {
+            match &command {
+                Command::Launch(l) => {
+                    let arguments: Vec<ptx::Argument> = (l.arguments.iter())
+                        .map(|argument| match argument {
+                            Argument::U32(x) => ptx::Argument::U32(*x),
+                            Argument::U64(x) => ptx::Argument::U64(*x),
+                            Argument::F32(x) => ptx::Argument::F32(*x),
+                            Argument::Pointer(p) => ptx::Argument::U64(p.0),
+                            Argument::Bytes(bytes) => ptx::Argument::Bytes(bytes.clone()),
+                        })
+                        .collect();
+                    let launch = ptx::Launch {
+                        kernel: l.kernel,
+                        grid: l.grid,
+                        block: l.block,
+                        dynamic_shared: l.dynamic_shared,
+                        arguments: &arguments,
+                    };
+                    self.launch(Some(l.source), &launch);
+                }
+                Command::Generated { kernel, grid, block, shared, arguments } => {
+                    let arguments: Vec<ptx::Argument> = arguments.iter().map(|p| ptx::Argument::U64(p.0)).collect();
+                    let launch = ptx::Launch {
+                        kernel,
+                        grid: [*grid, 1, 1],
+                        block: [*block, 1, 1],
+                        dynamic_shared: *shared,
+                        arguments: &arguments,
+                    };
+                    self.launch(None, &launch);
+                }
+                Command::Product { product, a, b, c } => self.product(product, [*a, *b, *c]),
+                Command::Copy { from, to, bytes } => {
+                    let data = self.memory.read::<u8>(from.0, *bytes as usize).unwrap();
+                    self.memory.write(to.0, &data).unwrap();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn free_bytes(&self) -> Result<u64, DeviceError> {
+        Ok(self.free)
+    }
+
+    fn cache_bytes(&self) -> u64 {
+        1 << 20
+    }
+
+    fn resident_blocks(&self) -> u64 {
+        8
+    }
+}

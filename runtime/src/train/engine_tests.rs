@@ -1,0 +1,135 @@
+//! Training on the reference device beside the CPU engine.
+
+use super::engine::{Engine, Epoch, OnDevice};
+use super::state::State;
+use super::{Target, TrainOptions};
+use crate::cpu::{Program, ProgramOptions};
+use crate::data::{self, Dataset};
+use crate::plan::testing::Reference;
+use npc_compiler::{CompileOptions, Compiled, Optimizer, compile, onnx};
+use std::path::{Path, PathBuf};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn options() -> TrainOptions {
+    TrainOptions {
+        data: String::new(),
+        epochs: 2,
+        batch_size: None,
+        lr: None,
+        seed: 3,
+        threads: 1,
+        device: Target::Cpu,
+        out: PathBuf::new(),
+        resume: false,
+        weights: None,
+    }
+}
+
+struct Case {
+    compiled: Compiled,
+    program: Program,
+    dataset: Dataset,
+    batch: usize,
+}
+
+fn case(file: &str, optimizer: Optimizer) -> Case {
+    let model = onnx::load(&root().join("models").join(file)).unwrap();
+    let compiled = compile(model, &CompileOptions { optimizer, ..CompileOptions::default() }).unwrap();
+    let program = Program::new(&compiled.model, &ProgramOptions::default()).unwrap();
+    let dataset = data::load(root().join("models/fashion-mnist").to_str().unwrap(), &compiled.bindings).unwrap();
+    let batch = data::batch_size(&compiled.bindings).unwrap();
+    Case { compiled, program, dataset, batch }
+}
+
+/// Runs `batches` batches of each of two epochs; gives each epoch's mean loss and accuracy, and the state.
+fn run(case: &Case, engine: &mut dyn Engine, batches: usize) -> (Vec<(f64, Option<f64>)>, State) {
+    let b = &case.compiled.bindings;
+    let mut state = State::initial(&case.compiled.model, b, &options()).unwrap();
+    let mut scores = Vec::new();
+    for number in 1..=2 {
+        let order = super::shuffled(case.dataset.train.len, 5, number);
+        let gates = b.settings.gates(number, 2);
+        let epoch = Epoch { number, split: &case.dataset.train, order: &order, batch: case.batch, lr: 0.01, gates };
+        while state.batch < batches {
+            assert_eq!(engine.advance(&mut state, b, &epoch, batches).unwrap(), None);
+        }
+        assert_eq!(state.batch, batches);
+        engine.fetch(&mut state).unwrap();
+        scores.push((state.score.loss(), state.score.accuracy()));
+        state.next_epoch();
+    }
+    assert_eq!(state.steps, 2 * batches as u64);
+    (scores, state)
+}
+
+/// The same losses, hits and weights as the CPU engine.
+fn agrees(case: &mut Case, device: Reference, is_resident: bool) {
+    let split = &case.dataset.train;
+    let mut engine =
+        OnDevice::new(device, &case.program, &case.compiled.model, &case.compiled.bindings, split, case.batch).unwrap();
+    assert_eq!(engine.is_resident(), is_resident);
+    let (scores, state) = run(case, &mut engine, 3);
+    let mut program = Program::new(&case.compiled.model, &ProgramOptions::default()).unwrap();
+    let (wanted, reference) = run(case, &mut program, 3);
+    for ((loss, accuracy), (wanted, right)) in scores.iter().zip(&wanted) {
+        assert!((loss - wanted).abs() <= 1e-4 * wanted, "{loss} for {wanted}");
+        assert_eq!(accuracy, right);
+    }
+    for (name, tensor) in reference.tensors() {
+        let got = state.tensors().find(|(n, _)| *n == name).unwrap().1.to_f64();
+        let wanted = tensor.to_f64();
+        let size = wanted.iter().fold(1e-6f64, |m, x| m.max(x.abs()));
+        let far = got.iter().zip(&wanted).filter(|(a, b)| !((*a - *b).abs() <= 2e-3 * size)).count();
+        assert!(far * 200 <= wanted.len(), "{name}: {far} of {} differ", wanted.len());
+    }
+}
+
+#[test]
+fn a_dataset_on_the_device_trains_as_on_the_cpu() {
+    agrees(&mut case("pytorch-train-step/mlp_sgd.onnx", Optimizer::NeuroPlastic), Reference::default(), true);
+}
+
+#[test]
+fn a_dataset_that_does_not_fit_is_fed_batch_by_batch() {
+    let mut device = Reference::default();
+    device.free = 4 << 20;
+    agrees(&mut case("pytorch-train-step/mlp_sgd.onnx", Optimizer::NeuroPlastic), device, false);
+}
+
+#[test]
+fn a_kept_optimizer_gets_its_step_number_from_the_host() {
+    agrees(&mut case("pytorch-train-step/mlp_adamw.onnx", Optimizer::Keep), Reference::default(), true);
+}
+
+#[test]
+fn a_step_without_a_loss_is_judged_by_its_logits() {
+    let mut case = case("pytorch-train-step/mlp_sgd.onnx", Optimizer::NeuroPlastic);
+    let loss = case.compiled.bindings.outputs.loss.take().unwrap();
+    let graph = &mut case.compiled.model.graph;
+    let value = graph.value_named(&loss).unwrap();
+    graph.outputs.retain(|id| *id != value);
+    case.program = Program::new(&case.compiled.model, &ProgramOptions::default()).unwrap();
+    agrees(&mut case, Reference::default(), false);
+}
+
+#[test]
+fn a_loss_that_is_no_number_is_reported_with_its_batch() {
+    let case = case("pytorch-train-step/mlp_sgd.onnx", Optimizer::NeuroPlastic);
+    let b = &case.compiled.bindings;
+    let split = &case.dataset.train;
+    let engine = OnDevice::new(Reference::default(), &case.program, &case.compiled.model, b, split, case.batch);
+    let mut engine = engine.unwrap();
+    let mut state = State::initial(&case.compiled.model, b, &options()).unwrap();
+    let order = super::shuffled(split.len, 5, 1);
+    let epoch = Epoch { number: 1, split, order: &order, batch: case.batch, lr: f64::from(f32::MAX), gates: [1.0; 3] };
+    let bad = loop {
+        if let Some(bad) = engine.advance(&mut state, b, &epoch, 8).unwrap() {
+            break bad;
+        }
+        assert!(state.batch < 8);
+    };
+    assert!(!bad.loss.is_finite() && bad.batch >= 2 && bad.batch <= state.batch, "{bad:?}");
+}
