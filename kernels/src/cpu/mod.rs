@@ -18,7 +18,7 @@ pub mod pool;
 pub mod scatter;
 mod sum;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 pub use error::KernelError;
 pub(crate) use error::expect_len;

@@ -3,11 +3,14 @@
 //! Nothing here talks to a device. Whoever has one (or the interpreter that stands in for one in tests) loads
 //! [`Source::ptx`] and carries out each [`Launch`]. The sources are in `kernels/cuda`; `kernels/build_ptx.py` makes the PTX.
 
+pub mod arg;
 pub mod batch;
+pub mod dropout;
 pub mod index;
 pub mod neuroplastic;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod window;
 
 /// An address in a device's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -79,4 +82,7 @@ sources! {
     Scale => "scale",
     Index => "index",
     Batch => "batch",
+    Window => "window",
+    Dropout => "dropout",
+    Arg => "arg",
 }
