@@ -106,7 +106,7 @@ impl Geometry {
     }
 
     /// A 1×1 window on every element: the input of each channel is its own column matrix.
-    pub(crate) fn is_pointwise(&self) -> bool {
+    pub fn is_pointwise(&self) -> bool {
         self.taps() == 1 && self.strides == [1; 3] && self.pads == [0; 3] && self.input == self.output
     }
 

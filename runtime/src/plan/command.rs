@@ -4,7 +4,7 @@ use super::arena::ALIGNMENT;
 use super::{Plan, PlanError, Source, Task, Work};
 use npc_kernels::cpu::contraction::Product;
 use npc_kernels::cuda::index::{self, Bits, Scatter};
-use npc_kernels::cuda::batch;
+use npc_kernels::cuda::{arg, batch, dropout, window};
 use npc_kernels::cuda::neuroplastic::{Addresses, Storage, Tables, Tensor};
 use npc_kernels::cuda::{DevicePointer, Launch};
 use npc_kernels::elementwise::{DType, ptx};
@@ -222,6 +222,39 @@ pub fn commands(
                 push(Command::Copy { from: x, to: y, bytes: plan.buffers[work.reads[0]].bytes() });
                 push(Command::Launch(index::join_indices(indices, rows, leading, picks.picks).ok_or_else(rank)?));
                 push(Command::Launch(index::scatter_rows(how, y, rows, updates, memory.bad_indices, *picks)));
+            }
+            Task::Columns { geometry, planes } => {
+                push(Command::Launch(window::columns(geometry, *planes, at(work.reads[0]), at(work.writes[0]))));
+            }
+            Task::DataFromColumns { geometry, batch, channels } => {
+                let (from, to) = (at(work.reads[0]), at(work.writes[0]));
+                let launch = window::data_from_columns(geometry, (*batch, *channels), from, DevicePointer::NULL, to);
+                push(Command::Launch(launch));
+            }
+            Task::MaxPool { geometry, planes, column_major } => {
+                let (x, y) = (at(work.reads[0]), at(work.writes[0]));
+                let indices = work.writes.get(1).map_or(DevicePointer::NULL, |id| at(*id));
+                push(Command::Launch(window::max_pool(geometry, *planes, x, y, indices, *column_major)));
+            }
+            Task::Unpool => {
+                let (x, indices, y) = (at(work.reads[0]), at(work.reads[1]), at(work.writes[0]));
+                let counts = [work.reads[0], work.writes[0]].map(|id| plan.buffers[id].elements as u64);
+                let launches = window::unpool(x, indices, y, memory.bad_indices, counts.into());
+                launches.into_iter().for_each(|l| push(Command::Launch(l)));
+            }
+            Task::AveragePool { geometry, planes, divisor } => {
+                let (x, y) = (at(work.reads[0]), at(work.writes[0]));
+                push(Command::Launch(window::average_pool(geometry, *planes, *divisor, x, y)));
+            }
+            Task::Dropout { ratio, seed } => {
+                let (x, step, y) = (at(work.reads[0]), at(work.reads[1]), at(work.writes[0]));
+                let mask = work.writes.get(1).map_or(DevicePointer::NULL, |id| at(*id));
+                let elements = plan.buffers[work.reads[0]].elements as u64;
+                push(Command::Launch(dropout::dropout(elements, *ratio, *seed, step, x, y, mask)));
+            }
+            Task::CountStep => push(Command::Launch(dropout::count_step(at(work.reads[0])))),
+            Task::Arg { dtype, which, shape } => {
+                push(Command::Launch(arg::arg(*dtype, *which, at(work.reads[0]), at(work.writes[0]), *shape)));
             }
             Task::TakeBatch => {
                 let (order, cursor, indices) = (at(work.reads[0]), at(work.reads[1]), at(work.writes[0]));

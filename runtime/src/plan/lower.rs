@@ -3,16 +3,24 @@
 pub mod batches;
 mod contraction;
 mod moving;
+mod loss;
 mod normalise;
+mod window;
 
 use super::maps::{self, Map, Operand, What};
 use super::{BufferId, Draft, Kind, Node, PlanError, PlanOptions, Source, Task, Update, View};
 use batches::Take;
 use crate::cpu::neuroplastic::{NeuroPlastic, Signal};
-use crate::cpu::ops::norm::LayerNormalization;
+use crate::cpu::ops::conv::Conv;
+use crate::cpu::ops::conv_transpose::ConvTranspose;
+use crate::cpu::ops::dropout::Dropout;
+use crate::cpu::ops::loss::Loss;
+use crate::cpu::ops::norm::{BatchNormalization, LayerNormalization};
 use crate::cpu::ops::operator::OnnxNode;
+use crate::cpu::ops::pool::{AveragePool, GlobalAveragePool, MaxPool, MaxUnpool};
 use crate::cpu::ops::scatter::{GatherElements, Scatter};
 use npc_compiler::bindings::Bindings;
+use npc_kernels::cuda::arg::{Extreme, Ordered};
 use npc_kernels::elementwise::{DType, Operation, Reduce, Scalar};
 use std::collections::{HashMap, HashSet};
 use tract_onnx::tract_core::ops::array::{Gather, MultiBroadcastTo, OneHot, Slice, TypedConcat};
@@ -122,6 +130,8 @@ impl Lowering<'_> {
                 Reducer::Sum => Reduce::Sum,
                 Reducer::Max => Reduce::Maximum,
                 Reducer::Min => Reduce::Minimum,
+                Reducer::ArgMax(is_last) => return self.arg(node, &op.axes, Extreme { is_smallest: false, is_last }),
+                Reducer::ArgMin(is_last) => return self.arg(node, &op.axes, Extreme { is_smallest: true, is_last }),
                 other => return Err(self.refuse(node, "Reduce", &format!(" by {other:?}"))),
             };
             let x = self.readable(node.inputs[0], &node.name)?;
@@ -152,6 +162,33 @@ impl Lowering<'_> {
         }
         if let Some(op) = node.op_as::<OnnxNode<LayerNormalization>>() {
             return self.layer_normalise(node, op);
+        }
+        if let Some(op) = node.op_as::<OnnxNode<BatchNormalization>>() {
+            return self.batch_normalise(node, op);
+        }
+        if let Some(op) = node.op_as::<OnnxNode<Conv>>() {
+            return self.convolve(node, op);
+        }
+        if let Some(op) = node.op_as::<OnnxNode<ConvTranspose>>() {
+            return self.convolve_transposed(node, op);
+        }
+        if let Some(op) = node.op_as::<OnnxNode<MaxPool>>() {
+            return self.max_pool(node, op);
+        }
+        if node.op_is::<OnnxNode<MaxUnpool>>() {
+            return self.unpool(node);
+        }
+        if let Some(op) = node.op_as::<OnnxNode<AveragePool>>() {
+            return self.average_pool(node, op);
+        }
+        if node.op_is::<OnnxNode<GlobalAveragePool>>() {
+            return self.global_average_pool(node);
+        }
+        if let Some(op) = node.op_as::<OnnxNode<Dropout>>() {
+            return self.dropout(node, op);
+        }
+        if let Some(op) = node.op_as::<OnnxNode<Loss>>() {
+            return self.loss(node, op);
         }
         if let Some(op) = node.op_as::<Signal>() {
             let mut reads = Vec::new();
@@ -187,6 +224,26 @@ impl Lowering<'_> {
     fn dtype(&self, outlet: OutletId) -> Result<DType> {
         let node = self.model.node(outlet.node);
         maps::dtype(node.outputs[outlet.slot].fact.datum_type).ok_or_else(|| self.wrong_type(node, outlet.slot))
+    }
+
+    /// Places of an operator's wanted outputs, in the schema's order.
+    fn settle<O>(&mut self, node: &TypedNode, op: &OnnxNode<O>, results: &[View]) {
+        let wanted = op.outputs.iter().enumerate().filter(|(_, wanted)| **wanted).map(|(slot, _)| slot);
+        for (output, slot) in wanted.enumerate() {
+            if let Some(view) = results.get(slot) {
+                self.values.insert(OutletId::new(node.id, output), view.clone());
+            }
+        }
+    }
+
+    /// The connected input of a schema's slot.
+    fn slot<O>(op: &OnnxNode<O>, slot: usize) -> Option<usize> {
+        let before = op.inputs.iter().take(slot).filter(|present| **present).count();
+        (op.inputs.get(slot) == Some(&true)).then_some(before)
+    }
+
+    fn graph<T>(result: TractResult<T>) -> Result<T> {
+        result.map_err(|e| PlanError::Graph(crate::error::one_line(&e)))
     }
 
     fn source(&mut self, node: &TypedNode) -> Result<()> {

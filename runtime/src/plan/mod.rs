@@ -28,8 +28,12 @@ pub use lower::batches::{self, Resident, Scored};
 pub use view::View;
 
 use npc_compiler::bindings::Bindings;
+use npc_kernels::cpu::Geometry;
 use npc_kernels::cpu::contraction::Product;
+use npc_kernels::cpu::pool::Divisor;
+use npc_kernels::cuda::arg::{Extreme, Ordered};
 use npc_kernels::cuda::index::Picks;
+use npc_kernels::cuda::window::Planes;
 use npc_kernels::elementwise::{DType, Expression};
 use npc_kernels::neuroplastic::Config;
 use tract_onnx::prelude::TypedModel;
@@ -137,6 +141,28 @@ pub enum Task {
     /// The same at tuples of indices into the leading axes; `writes[1]` is room for the rows they stand for.
     #[allow(missing_docs)]
     ScatterRows { picks: Picks, leading: Vec<u64>, add: bool },
+    /// What a convolution's taps read of `reads[0]`.
+    #[allow(missing_docs)]
+    Columns { geometry: Geometry, planes: Planes },
+    /// The adjoint of [`Task::Columns`]: the columns `reads[0]` added up where they were read.
+    #[allow(missing_docs)]
+    DataFromColumns { geometry: Geometry, batch: u64, channels: u64 },
+    /// The largest elements of windows, and their indices where `writes` has a second.
+    #[allow(missing_docs)]
+    MaxPool { geometry: Geometry, planes: u64, column_major: bool },
+    /// `reads[0]` at the indices `reads[1]`, zeros elsewhere.
+    Unpool,
+    /// The means of windows.
+    #[allow(missing_docs)]
+    AveragePool { geometry: Geometry, planes: u64, divisor: Divisor },
+    /// `reads[0]` with elements dropped, at the generator's step `reads[1]`; the mask where `writes` has a second.
+    #[allow(missing_docs)]
+    Dropout { ratio: f32, seed: u64 },
+    /// The generators' step `reads[0]` moves on.
+    CountStep,
+    /// Where along the middle of three axes the largest or smallest element is.
+    #[allow(missing_docs)]
+    Arg { dtype: Ordered, which: Extreme, shape: [u64; 3] },
     /// The next samples of the order `reads[0]`, from the position `reads[1]` on, which moves on.
     TakeBatch,
     /// Adds loss, and logits where there are any, to totals.

@@ -16,7 +16,7 @@ pub(super) fn schedule(draft: Draft) -> Result<Plan, PlanError> {
             Kind::Map(_) => None,
         })
         .collect();
-    let is_update = |w: &Work| matches!(w.task, Task::NeuroPlastic { .. } | Task::Assign);
+    let is_update = |w: &Work| matches!(w.task, Task::NeuroPlastic { .. } | Task::Assign | Task::CountStep);
     let mut writers: HashMap<usize, Vec<usize>> = HashMap::new();
     for (at, w) in work.iter().enumerate().filter(|(_, w)| !is_update(w)) {
         w.writes.iter().for_each(|id| writers.entry(*id).or_default().push(at));
@@ -58,7 +58,7 @@ pub(super) fn schedule(draft: Draft) -> Result<Plan, PlanError> {
     // Groups of updates before assignments, which may read what they have computed.
     let rank = |at: &usize| match work[*at].task {
         Task::NeuroPlastic { .. } => 1,
-        Task::Assign => 2,
+        Task::Assign | Task::CountStep => 2,
         _ => 0,
     };
     order.sort_by_key(rank);

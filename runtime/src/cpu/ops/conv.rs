@@ -1,8 +1,8 @@
 //! `Conv`, by the algorithm that its shapes ask for.
 
+use npc_kernels::cpu::Geometry;
 use npc_kernels::cpu::conv::{Convolution, PlaneStrides};
 use tract_onnx::pb::NodeProto;
-use tract_onnx::prelude::tract_itertools::Itertools;
 use tract_onnx::tract_core::ops::change_axes::AxisOp;
 use tract_onnx::tract_hir::internal::*;
 
@@ -27,6 +27,28 @@ pub fn build_conv(_: &super::Context, node: &NodeProto) -> Built {
     build(Conv { window: Window::parse(node)?, groups, exchanged: [false; 2] }, node)
 }
 
+/// A convolution of tensors of known shapes.
+pub struct Placed {
+    /// Of the result.
+    pub shape: TVec<usize>,
+    /// The window; for a weight gradient that of the convolution it belongs to.
+    pub geometry: Geometry,
+    pub role: Role,
+}
+
+/// What a `Conv` node stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    Forward {
+        groups: usize,
+    },
+    /// Input (channels, samples, …), weight (filters, samples, …), result (channels, filters, …); axes 0 and 1 of either
+    /// operand may be stored `exchanged`.
+    WeightGradient {
+        exchanged: [bool; 2],
+    },
+}
+
 fn is_weight_gradient(groups: usize, kernel: &[usize], output: &[usize]) -> bool {
     groups == 1 && kernel.iter().product::<usize>() > output.iter().product()
 }
@@ -49,15 +71,31 @@ impl Conv {
         shape
     }
 
+    /// The convolution of tensors stored with the shapes `x` and `w`.
+    pub fn place(&self, x: &[usize], w: &[usize]) -> TractResult<Placed> {
+        let (x, w) = (self.shape(0, x), self.shape(1, w));
+        let placed = self.window.place(&x[2..], &w[2..])?;
+        let before = signed(&placed.before);
+        let shape = [x[0], w[0]].into_iter().chain(placed.output.iter().copied()).collect();
+        if is_weight_gradient(self.groups, &w[2..], &placed.output) {
+            let geometry = self.window.exchanged(&x[2..], &placed.output, &w[2..], &before)?;
+            return Ok(Placed { shape, geometry, role: Role::WeightGradient { exchanged: self.exchanged } });
+        }
+        if self.exchanged != [false; 2] {
+            bail!("transpositions were absorbed for a weight gradient that the shapes do not show");
+        }
+        let geometry = self.window.geometry(&x[2..], &placed.output, &w[2..], &before)?;
+        Ok(Placed { shape, geometry, role: Role::Forward { groups: self.groups } })
+    }
+
     fn weight_gradient(
         &self,
         (x, x_shape): (&[f32], &[usize]),
         (w, w_shape): (&[f32], &[usize]),
         bias: Option<&[f32]>,
-        (output, before): (&[usize], &[usize]),
+        geometry: Geometry,
         y: &mut [f32],
     ) -> TractResult<()> {
-        let geometry = self.window.exchanged(&x_shape[2..], output, &w_shape[2..], &signed(before))?;
         let (channels, filters, samples) = (x_shape[0], w_shape[0], x_shape[1]);
         let planes = |operand: usize, channels: usize, plane: usize| {
             if self.exchanged[operand] {
@@ -119,22 +157,18 @@ impl Operator for Conv {
 
     fn run(&self, inputs: &mut [Option<TValue>], _wanted: &[bool]) -> TractResult<TVec<Option<Tensor>>> {
         let (x, w) = (value(inputs, 0)?, value(inputs, 1)?);
+        let placed = self.place(x.shape(), w.shape())?;
         let (x_shape, w_shape) = (self.shape(0, x.shape()), self.shape(1, w.shape()));
-        let placed = self.window.place(&x_shape[2..], &w_shape[2..])?;
         let (weights, bias) = (floats(w)?, optional_floats(inputs, 2)?);
-        let shape = [x_shape[0], w_shape[0]].into_iter().chain(placed.output.iter().copied()).collect_vec();
-        let y = produce(x.datum_type(), &shape, |y| {
-            if is_weight_gradient(self.groups, &w_shape[2..], &placed.output) {
-                let at = (&*placed.output, &*placed.before);
-                return self.weight_gradient((&floats(x)?, &x_shape), (&weights, &w_shape), bias.as_deref(), at, y);
+        let y = produce(x.datum_type(), &placed.shape, |y| match placed.role {
+            Role::WeightGradient { .. } => {
+                let (x, w) = ((&*floats(x)?, &*x_shape), (&*weights, &*w_shape));
+                self.weight_gradient(x, w, bias.as_deref(), placed.geometry, y)
             }
-            if self.exchanged != [false; 2] {
-                bail!("transpositions were absorbed for a weight gradient that the shapes do not show");
+            Role::Forward { groups } => {
+                let convolution = Convolution::new(x_shape[0], groups, x_shape[1], w_shape[0], placed.geometry)?;
+                Ok(convolution.forward(&floats(x)?, &weights, bias.as_deref(), y)?)
             }
-            let geometry =
-                self.window.geometry(&x_shape[2..], &placed.output, &w_shape[2..], &signed(&placed.before))?;
-            let convolution = Convolution::new(x_shape[0], self.groups, x_shape[1], w_shape[0], geometry)?;
-            Ok(convolution.forward(&floats(x)?, &weights, bias.as_deref(), y)?)
         })?;
         Ok(tvec!(Some(y)))
     }

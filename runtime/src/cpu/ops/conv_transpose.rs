@@ -1,5 +1,6 @@
 //! `ConvTranspose`: the gradient of a convolution with respect to its input.
 
+use npc_kernels::cpu::Geometry;
 use npc_kernels::cpu::conv::Convolution;
 use tract_onnx::pb::NodeProto;
 use tract_onnx::tract_hir::internal::*;
@@ -57,6 +58,26 @@ impl ConvTranspose {
     }
 }
 
+impl ConvTranspose {
+    /// The result's shape, and the window of the convolution whose input gradient this is.
+    pub fn window(&self, dy: &[usize], w: &[usize]) -> TractResult<(Vec<usize>, Geometry)> {
+        let (input, kernel) = (&dy[2..], &w[2..]);
+        let mut shape = vec![dy[0], w[1] * self.groups];
+        let mut before = tvec!();
+        for axis in 0..input.len() {
+            let (size, pad) = self.place(axis, &input[axis].to_dim(), kernel[axis])?;
+            shape.push(usize::try_from(size.to_i64()?).context("the pads leave an output of negative size")?);
+            before.push(pad as isize);
+        }
+        let geometry = self.window.geometry(&shape[2..], input, kernel, &before)?;
+        Ok((shape, geometry))
+    }
+
+    pub fn groups(&self) -> usize {
+        self.groups
+    }
+}
+
 impl Operator for ConvTranspose {
     fn name(&self) -> &'static str {
         "ConvTranspose"
@@ -98,15 +119,7 @@ impl Operator for ConvTranspose {
 
     fn run(&self, inputs: &mut [Option<TValue>], _wanted: &[bool]) -> TractResult<TVec<Option<Tensor>>> {
         let (dy, w) = (value(inputs, 0)?, value(inputs, 1)?);
-        let (input, kernel) = (&dy.shape()[2..], &w.shape()[2..]);
-        let mut shape = vec![dy.shape()[0], w.shape()[1] * self.groups];
-        let mut before = tvec!();
-        for axis in 0..input.len() {
-            let (size, pad) = self.place(axis, &input[axis].to_dim(), kernel[axis])?;
-            shape.push(usize::try_from(size.to_i64()?).context("the pads leave an output of negative size")?);
-            before.push(pad as isize);
-        }
-        let geometry = self.window.geometry(&shape[2..], input, kernel, &before)?;
+        let (shape, geometry) = self.window(dy.shape(), w.shape())?;
         let convolution = Convolution::new(shape[0], self.groups, shape[1], w.shape()[0], geometry)?;
         let (bias, weight) = (optional_floats(inputs, 2)?, floats(w)?);
         let y = produce(dy.datum_type(), &shape, |y| {

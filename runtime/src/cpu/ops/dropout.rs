@@ -75,7 +75,7 @@ impl Hasher for Fnv {
 
 impl Dropout {
     /// Whether elements are dropped, and how many of them. `input` reads a slot; `None` where it is not known yet.
-    fn ratio(&self, connected: &[bool], input: impl Fn(usize) -> Option<Tensor>) -> TractResult<Option<f32>> {
+    pub fn ratio(&self, connected: &[bool], input: impl Fn(usize) -> Option<Tensor>) -> TractResult<Option<f32>> {
         let connected = |slot: usize| connected.get(slot) == Some(&true);
         let trains = match self.trains {
             Some(trains) => trains,
@@ -93,6 +93,13 @@ impl Dropout {
             None if !connected(1) => Ok(Some(0.5)),
             None => input(1).map(|ratio| ratio.cast_to_scalar::<f32>()).transpose(),
         }
+    }
+}
+
+impl Dropout {
+    /// The generator's key.
+    pub fn seed(&self) -> u64 {
+        self.seed
     }
 }
 

@@ -12,9 +12,9 @@ use super::tensors::{
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Loss {
     /// Whether the input is scores, to be passed through a log-softmax first.
-    scores: bool,
-    reduction: Reduction,
-    ignore_index: Option<i64>,
+    pub scores: bool,
+    pub reduction: Reduction,
+    pub ignore_index: Option<i64>,
 }
 
 pub fn build_softmax_cross_entropy(_: &super::Context, node: &NodeProto) -> Built {

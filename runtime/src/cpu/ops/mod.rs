@@ -2,13 +2,13 @@
 //!
 //! Each wraps functions of [`npc_kernels::cpu`]. An error names the operator, the node and the offending value.
 
-mod conv;
-mod conv_transpose;
-mod dropout;
-mod loss;
+pub mod conv;
+pub mod conv_transpose;
+pub mod dropout;
+pub mod loss;
 pub mod norm;
 pub mod operator;
-mod pool;
+pub mod pool;
 pub mod scatter;
 mod tensors;
 #[cfg(test)]

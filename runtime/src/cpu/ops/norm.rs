@@ -51,6 +51,18 @@ pub fn build_batch_normalization(context: &super::Context, node: &NodeProto) -> 
     build(operator, node)
 }
 
+impl BatchNormalization {
+    /// What is added to the variance.
+    pub fn epsilon(&self) -> f32 {
+        self.epsilon.0
+    }
+
+    /// The share of the old running statistics in the new ones, when the batch's own are used; `None` in inference.
+    pub fn momentum(&self) -> Option<f32> {
+        self.training.then_some(self.momentum.0)
+    }
+}
+
 impl Operator for BatchNormalization {
     fn name(&self) -> &'static str {
         "BatchNormalization"
@@ -127,7 +139,7 @@ pub fn build_layer_normalization(_: &super::Context, node: &NodeProto) -> Built 
 impl LayerNormalization {
     /// What is added to the variance.
     pub fn epsilon(&self) -> f32 {
-        self.epsilon.0 as f32
+        self.epsilon.0
     }
 
     /// First normalised axis of an input of that rank.

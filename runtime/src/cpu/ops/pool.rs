@@ -1,5 +1,6 @@
 //! `MaxPool` with its indices, `MaxUnpool`, `AveragePool` and `GlobalAveragePool`.
 
+use npc_kernels::cpu::Geometry;
 use npc_kernels::cpu::pool::{Divisor, average_pool, global_average_pool, max_pool};
 use npc_kernels::cpu::scatter::scatter_elements;
 use tract_onnx::pb::NodeProto;
@@ -38,6 +39,29 @@ pub fn build_max_pool(_: &super::Context, node: &NodeProto) -> Built {
     build(MaxPool { window: Window::parse(node)?, column_major }, node)
 }
 
+/// A pool's window on an input of known shape, the result's shape, and the pads behind each of the three axes.
+fn windowed(window: &Window, x: &[usize]) -> TractResult<(Geometry, TVec<usize>, [usize; 3])> {
+    let (input, kernel) = (&x[2..], window.kernel.as_ref().context("kernel_shape is missing")?);
+    let placed = window.place(input, kernel)?;
+    let geometry = window.geometry(input, &placed.output, kernel, &signed(&placed.before))?;
+    let mut after = [0; 3];
+    after[3 - placed.after.len()..].copy_from_slice(&placed.after);
+    Ok((geometry, x[..2].iter().chain(&placed.output).copied().collect(), after))
+}
+
+impl MaxPool {
+    /// The window on an input of known shape, and the result's shape.
+    pub fn window(&self, x: &[usize]) -> TractResult<(Geometry, TVec<usize>)> {
+        let (geometry, shape, _) = windowed(&self.window, x)?;
+        Ok((geometry, shape))
+    }
+
+    /// Whether indices count with the first axis fastest.
+    pub fn is_column_major(&self) -> bool {
+        self.column_major
+    }
+}
+
 /// Position in a plane counted with the first axis fastest.
 fn column_major(mut position: usize, dims: &[usize]) -> usize {
     let (mut result, mut stride) = (0, dims.iter().product::<usize>());
@@ -62,10 +86,8 @@ impl Operator for MaxPool {
 
     fn run(&self, inputs: &mut [Option<TValue>], wanted: &[bool]) -> TractResult<TVec<Option<Tensor>>> {
         let x = value(inputs, 0)?;
-        let (input, kernel) = (&x.shape()[2..], self.window.kernel.as_ref().context("kernel_shape is missing")?);
-        let placed = self.window.place(input, kernel)?;
-        let geometry = self.window.geometry(input, &placed.output, kernel, &signed(&placed.before))?;
-        let shape: TVec<usize> = x.shape()[..2].iter().chain(&placed.output).copied().collect();
+        let (geometry, shape) = self.window(x.shape())?;
+        let input = &x.shape()[2..];
         let (planes, data) = (planes(&shape), floats(x)?);
         if wanted.get(1) != Some(&true) {
             let y = produce(x.datum_type(), &shape, |y| Ok(max_pool(&geometry, planes, &data, y, None)?))?;
@@ -170,6 +192,14 @@ pub fn build_average_pool(_: &super::Context, node: &NodeProto) -> Built {
     build(AveragePool { window: Window::parse(node)?, count_pads }, node)
 }
 
+impl AveragePool {
+    /// The window on an input of known shape, the result's shape, and what is divided by.
+    pub fn window(&self, x: &[usize]) -> TractResult<(Geometry, TVec<usize>, Divisor)> {
+        let (geometry, shape, after) = windowed(&self.window, x)?;
+        Ok((geometry, shape, if self.count_pads { Divisor::WithPads { after } } else { Divisor::Inside }))
+    }
+}
+
 impl Operator for AveragePool {
     fn name(&self) -> &'static str {
         "AveragePool"
@@ -181,13 +211,7 @@ impl Operator for AveragePool {
 
     fn run(&self, inputs: &mut [Option<TValue>], _wanted: &[bool]) -> TractResult<TVec<Option<Tensor>>> {
         let x = value(inputs, 0)?;
-        let (input, kernel) = (&x.shape()[2..], self.window.kernel.as_ref().context("kernel_shape is missing")?);
-        let placed = self.window.place(input, kernel)?;
-        let geometry = self.window.geometry(input, &placed.output, kernel, &signed(&placed.before))?;
-        let shape: TVec<usize> = x.shape()[..2].iter().chain(&placed.output).copied().collect();
-        let mut after = [0; 3];
-        after[3 - placed.after.len()..].copy_from_slice(&placed.after);
-        let divisor = if self.count_pads { Divisor::WithPads { after } } else { Divisor::Inside };
+        let (geometry, shape, divisor) = self.window(x.shape())?;
         let y =
             produce(x.datum_type(), &shape, |y| Ok(average_pool(&geometry, planes(&shape), divisor, &floats(x)?, y)?))?;
         Ok(tvec!(Some(y)))

@@ -52,7 +52,7 @@ impl Lowering<'_> {
     }
 
     /// An input that the model does not have.
-    fn given(&mut self, name: &str, dtype: DType, elements: usize) -> BufferId {
+    pub(super) fn given(&mut self, name: &str, dtype: DType, elements: usize) -> BufferId {
         let id = self.draft.buffer(name, dtype, elements, Source::Kept);
         self.draft.inputs.push((name.to_string(), id));
         id

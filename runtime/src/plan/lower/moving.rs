@@ -15,12 +15,32 @@ fn around(shape: &[usize], axis: usize, picks: usize) -> Picks {
 }
 
 impl Lowering<'_> {
-    fn graph<T>(result: TractResult<T>) -> Result<T> {
-        result.map_err(|e| PlanError::Graph(crate::error::one_line(&e)))
+    /// Where along an axis the extreme element is.
+    pub(super) fn arg(&mut self, node: &TypedNode, axes: &[usize], which: Extreme) -> Result<()> {
+        let x = self.dense(node.inputs[0], &node.name)?;
+        let dtype = match self.draft.buffers[x.buffer].dtype {
+            DType::F32 => Ordered::F32,
+            DType::I32 => Ordered::I32,
+            DType::I64 => Ordered::I64,
+            other => return Err(self.refuse(node, "ArgMax", &format!(" of {other:?}"))),
+        };
+        let [axis] = axes else { return Err(self.refuse(node, "ArgMax", " over several axes")) };
+        let Picks { outer, extent, inner, .. } = around(&x.shape, *axis, 1);
+        if extent == 0 {
+            return Err(self.refuse(node, "ArgMax", " of nothing"));
+        }
+        let y = self.result(node)?;
+        self.draft.push(
+            &node.name,
+            Task::Arg { dtype, which, shape: [outer, extent, inner] },
+            vec![x.buffer],
+            vec![y.buffer],
+        );
+        Ok(())
     }
 
     /// Indices as dense int64.
-    fn indices(&mut self, node: &TypedNode, input: usize) -> Result<View> {
+    pub(super) fn indices(&mut self, node: &TypedNode, input: usize) -> Result<View> {
         let x = self.dense(node.inputs[input], &node.name)?;
         if self.draft.buffers[x.buffer].dtype == DType::I64 {
             return Ok(x);

@@ -1,4 +1,4 @@
-//! Softmax and layer normalisation from elementwise work and reductions, which fusion puts back together.
+//! Softmax, layer and batch normalisation from elementwise work and reductions, which fusion puts back together.
 
 use super::*;
 use tract_onnx::tract_core::ops::nn::SoftmaxKind;
@@ -10,20 +10,25 @@ impl Lowering<'_> {
             return Err(self.refuse(node, "Softmax", " with a quantized result"));
         }
         let x = self.readable(node.inputs[0], &node.name)?;
-        let highest = self.reduced(node, Reduce::Maximum, x.clone(), &op.axes)?;
+        let view = self.softened(node, x, &op.axes, matches!(op.kind, SoftmaxKind::LogSoftmax))?;
+        self.values.insert(node.id.into(), view);
+        Ok(())
+    }
+
+    /// The softmax of a view, or its logarithm.
+    pub(super) fn softened(&mut self, node: &TypedNode, x: View, axes: &[usize], logarithm: bool) -> Result<View> {
         let shape = x.shape.clone();
         let wide = |v: View| Operand::View(v.broadcast(&shape));
-        let below = self.apply(node, Operation::Subtract, &[Operand::View(x), wide(highest)])?;
-        let power = self.apply(node, Operation::Exp, &[Operand::View(below.clone())])?;
-        let total = self.reduced(node, Reduce::Sum, power.clone(), &op.axes)?;
-        match op.kind {
-            SoftmaxKind::Softmax => self.map(node, Operation::Divide, &[Operand::View(power), wide(total)]),
-            SoftmaxKind::LogSoftmax => {
-                let small = total.shape.clone();
-                let logarithm = self.apply_shaped(&node.name, &small, Operation::Log, &[Operand::View(total)])?;
-                self.map(node, Operation::Subtract, &[Operand::View(below), wide(logarithm)])
-            }
+        let highest = self.reduced(node, Reduce::Maximum, x.clone(), axes)?;
+        let below = self.apply_shaped(&node.name, &shape, Operation::Subtract, &[Operand::View(x), wide(highest)])?;
+        let power = self.apply_shaped(&node.name, &shape, Operation::Exp, &[Operand::View(below.clone())])?;
+        let total = self.reduced(node, Reduce::Sum, power.clone(), axes)?;
+        if !logarithm {
+            return self.apply_shaped(&node.name, &shape, Operation::Divide, &[Operand::View(power), wide(total)]);
         }
+        let small = total.shape.clone();
+        let total = self.apply_shaped(&node.name, &small, Operation::Log, &[Operand::View(total)])?;
+        self.apply_shaped(&node.name, &shape, Operation::Subtract, &[Operand::View(below), wide(total)])
     }
 
     /// (x − mean) / √(mean((x − mean)²) + ε) · scale + bias, with mean and inverse deviation as further outputs.
@@ -52,11 +57,55 @@ impl Lowering<'_> {
             let operation = if slot == 1 { Operation::Multiply } else { Operation::Add };
             y = self.apply(node, operation, &[Operand::View(y), wide(factor)])?;
         }
-        let results = [y, mean, inverse];
-        let wanted = op.outputs.iter().enumerate().filter(|(_, wanted)| **wanted).map(|(slot, _)| slot);
-        for (output, slot) in wanted.enumerate() {
-            self.values.insert(OutletId::new(node.id, output), results[slot].clone());
+        self.settle(node, op, &[y, mean, inverse]);
+        Ok(())
+    }
+
+    /// (x − mean) / √(variance + ε) · scale + bias by channel (axis 1); in training mean and variance are the batch's own,
+    /// and what the running ones become is an output.
+    pub(super) fn batch_normalise(&mut self, node: &TypedNode, op: &OnnxNode<BatchNormalization>) -> Result<()> {
+        let x = self.readable(node.inputs[0], &node.name)?;
+        let shape = x.shape.clone();
+        let name = &node.name;
+        let axes: Vec<usize> = (0..shape.len()).filter(|axis| *axis != 1).collect();
+        let mut small = vec![1; shape.len()];
+        small[1] = shape[1];
+        let wide = |v: &View| Operand::View(v.clone().broadcast(&shape));
+        let mut given = Vec::new();
+        for input in 1..5 {
+            let dense = self.dense(node.inputs[input], name)?;
+            given.push(View::dense(dense.buffer, &small));
         }
+        let [scale, bias, old_mean, old_variance] = [0, 1, 2, 3].map(|i| given[i].clone());
+        let (mean, variance) = match op.operator.momentum() {
+            None => (old_mean.clone(), old_variance.clone()),
+            Some(_) => {
+                let mean = self.reduced(node, Reduce::Mean, x.clone(), &axes)?;
+                let centred =
+                    self.apply_shaped(name, &shape, Operation::Subtract, &[Operand::View(x.clone()), wide(&mean)])?;
+                let square = self.apply_shaped(name, &shape, Operation::Square, &[Operand::View(centred)])?;
+                (mean, self.reduced(node, Reduce::Mean, square, &axes)?)
+            }
+        };
+        let constant = |x: f32| Operand::Constant(DType::F32, Scalar::Float(x));
+        let of = |v: &View| Operand::View(v.clone());
+        let raised = self.apply_shaped(name, &small, Operation::Add, &[of(&variance), constant(op.operator.epsilon())])?;
+        let inverse = self.apply_shaped(name, &small, Operation::ReciprocalSquareRoot, &[of(&raised)])?;
+        let factor = self.apply_shaped(name, &small, Operation::Multiply, &[of(&inverse), of(&scale)])?;
+        let centred = self.apply_shaped(name, &shape, Operation::Subtract, &[Operand::View(x), wide(&mean)])?;
+        let scaled = self.apply_shaped(name, &shape, Operation::Multiply, &[of(&centred), wide(&factor)])?;
+        let y = self.apply_shaped(name, &shape, Operation::Add, &[of(&scaled), wide(&bias)])?;
+        let mut results = vec![y];
+        if let Some(momentum) = op.operator.momentum() {
+            for (old, new) in [(&old_mean, &mean), (&old_variance, &variance)] {
+                let old = self.apply_shaped(name, &small, Operation::Multiply, &[of(old), constant(momentum)])?;
+                let new = self.apply_shaped(name, &small, Operation::Multiply, &[of(new), constant(1.0 - momentum)])?;
+                let next = self.apply_shaped(name, &small, Operation::Add, &[of(&old), of(&new)])?;
+                results.push(View::dense(next.buffer, &shape[1..2]));
+            }
+            results.extend([&mean, &variance].map(|v| View::dense(v.buffer, &shape[1..2])));
+        }
+        self.settle(node, op, &results);
         Ok(())
     }
 }
