@@ -194,7 +194,12 @@ impl Program {
             }
         };
         let shapes = self.inputs.iter().map(dims).collect::<Result<Vec<_>, _>>()?;
-        let typed = self.typed(&shapes).map_err(|e| PlanError::Graph(e.to_string()))?;
+        self.graph_for(&shapes)
+    }
+
+    /// The step for inputs of these shapes.
+    pub(crate) fn graph_for(&self, shapes: &[Vec<usize>]) -> Result<DeviceGraph, PlanError> {
+        let typed = self.typed(shapes).map_err(|e| PlanError::Graph(e.to_string()))?;
         let inputs = self.inputs.iter().map(|i| i.name.clone()).collect();
         let outputs = self.outputs.iter().map(|o| o.name.clone()).collect();
         Ok(DeviceGraph { typed, inputs, outputs })

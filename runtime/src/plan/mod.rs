@@ -12,6 +12,8 @@
 
 pub mod arena;
 pub mod command;
+#[cfg(test)]
+mod conformance;
 pub mod device;
 mod fuse;
 mod lower;

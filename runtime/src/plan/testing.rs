@@ -52,19 +52,27 @@ impl Reference {
         let x = read(a, p.a.start, span(&p.a, p.rows, p.inner));
         let y = read(b, p.b.start, span(&p.b, p.inner, p.columns));
         for batch in 0..p.batch {
+            let y: Vec<f64> = (0..p.inner)
+                .flat_map(|k| (0..p.columns).map(move |j| (k, j)))
+                .map(|(k, j)| f64::from(y[batch * p.b.batch + k * p.b.down + j * p.b.along]))
+                .collect();
             for row in 0..p.rows {
-                for column in 0..p.columns {
-                    let term = |k: usize| {
-                        f64::from(x[batch * p.a.batch + row * p.a.down + k * p.a.along])
-                            * f64::from(y[batch * p.b.batch + k * p.b.down + column * p.b.along])
-                    };
-                    let mut sum: f64 = (0..p.inner).map(term).sum();
-                    let at = p.c.start + batch * p.c.batch + row * p.c.down + column * p.c.along;
-                    let z = c.0 + 4 * at as u64;
-                    if p.accumulate {
-                        sum += f64::from(self.memory.read::<f32>(z, 1).unwrap()[0]);
-                    }
-                    self.memory.write(z, &[sum as f32]).unwrap();
+                let mut sums = vec![0f64; p.columns];
+                for (k, line) in y.chunks_exact(p.columns).enumerate() {
+                    let factor = f64::from(x[batch * p.a.batch + row * p.a.down + k * p.a.along]);
+                    sums.iter_mut().zip(line).for_each(|(sum, y)| *sum += factor * y);
+                }
+                let at = p.c.start + batch * p.c.batch + row * p.c.down;
+                let z = |column: usize| c.0 + 4 * (at + column * p.c.along) as u64;
+                if p.accumulate {
+                    let old = |j: usize| self.memory.read::<f32>(z(j), 1).unwrap()[0];
+                    sums.iter_mut().enumerate().for_each(|(j, sum)| *sum += f64::from(old(j)));
+                }
+                let sums: Vec<f32> = sums.into_iter().map(|sum| sum as f32).collect();
+                if p.c.along == 1 {
+                    self.memory.write(z(0), &sums).unwrap();
+                } else {
+                    sums.iter().enumerate().for_each(|(j, sum)| self.memory.write(z(j), &[*sum]).unwrap());
                 }
             }
         }

@@ -247,9 +247,18 @@ mod on_a_gpu {
 }
 
 #[test]
+fn a_convolutional_network_steps_as_on_the_cpu() {
+    compare("cnn-train-step/cnn_adamw.onnx", Optimizer::NeuroPlastic, 1, 2e-4);
+}
+
+#[test]
 fn what_has_no_kernel_is_refused_by_name() {
-    let compiled = compiled("cnn-train-step/cnn_adamw.onnx", Optimizer::NeuroPlastic);
+    let mut compiled = compiled("pytorch-train-step/mlp_sgd.onnx", Optimizer::NeuroPlastic);
+    let graph = &mut compiled.model.graph;
+    let relu = graph.node_ids().into_iter().find(|id| graph.node(*id).op_type == "Relu").unwrap();
+    graph.node_mut(relu).op_type = "Asinh".into();
+    let name = graph.node(relu).name.clone();
     let program = Program::new(&compiled.model, &ProgramOptions::default()).unwrap();
     let error = planned(&program, &compiled, 128).unwrap_err().to_string();
-    assert!(error.contains("Conv") && error.contains("--device cpu"), "{error}");
+    assert!(error.contains("Asinh") && error.contains(&name) && error.contains("--device cpu"), "{error}");
 }

@@ -12,7 +12,7 @@ pub mod pool;
 pub mod scatter;
 mod tensors;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod window;
 
 use tract_onnx::model::{OnnxOpRegister, ParsingContext as Context};

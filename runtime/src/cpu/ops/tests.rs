@@ -11,7 +11,7 @@ use tract_onnx::tract_hir::internal::*;
 
 use super::register;
 
-fn folder() -> PathBuf {
+pub(crate) fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data/ops")
 }
 
@@ -30,9 +30,9 @@ pub(super) fn run(mut model: InferenceModel, inputs: &[Tensor], known: bool) -> 
     model.into_typed()?.into_optimized()?.into_runnable()?.run(values)
 }
 
-type Tensors = BTreeMap<String, Tensor>;
+pub(crate) type Tensors = BTreeMap<String, Tensor>;
 
-fn archive() -> Tensors {
+pub(crate) fn archive() -> Tensors {
     let mut npz = NpzReader::new(File::open(folder().join("expected.npz")).unwrap()).unwrap();
     let names = npz.names().unwrap();
     let mut tensors = Tensors::new();
@@ -71,16 +71,21 @@ fn assert_close(name: &str, found: &Tensor, expected: &Tensor) {
     }
 }
 
-#[test]
-fn agrees_with_onnxruntime() {
-    let (archive, onnx) = (archive(), framework());
+/// Every case of the folder.
+pub(crate) fn names() -> Vec<String> {
     let mut names: Vec<String> = std::fs::read_dir(folder())
         .unwrap()
         .filter_map(|entry| entry.unwrap().file_name().into_string().unwrap().strip_suffix(".onnx").map(String::from))
         .collect();
     names.sort();
     assert!(names.len() > 30, "the folder of cases is not complete: {names:?}");
-    for name in names {
+    names
+}
+
+#[test]
+fn agrees_with_onnxruntime() {
+    let (archive, onnx) = (archive(), framework());
+    for name in names() {
         let model = onnx.model_for_path(folder().join(format!("{name}.onnx"))).unwrap();
         let (inputs, outputs) = case(&name, &model, &archive);
         for known in [true, false] {
