@@ -4,6 +4,7 @@ use crate::compile::Choices;
 use crate::problem::{Problem, load, print};
 use crate::progress::Watcher;
 use clap::Args;
+use npc_runtime::plan::Precision;
 use npc_runtime::train::{Target, TrainOptions, train};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -32,6 +33,12 @@ pub struct Arguments {
     /// Where to train: cpu, cuda, or cuda:N (npc devices lists them)
     #[arg(long, default_value = "cpu", value_parser = device)]
     device: Target,
+    /// What matrix products on a GPU round their factors to: f32, tf32, bf16 or f16; sums and all else stay float32
+    #[arg(long, default_value = "f32", value_parser = precision)]
+    precision: Precision,
+    /// With --device cuda: train on the CPU when the GPU cannot, saying why
+    #[arg(long)]
+    allow_cpu_fallback: bool,
     /// Threads
     #[arg(long)]
     threads: Option<usize>,
@@ -57,6 +64,16 @@ fn device(text: &str) -> Result<Target, String> {
     }
 }
 
+fn precision(text: &str) -> Result<Precision, String> {
+    match text {
+        "f32" => Ok(Precision::F32),
+        "tf32" => Ok(Precision::Tf32),
+        "bf16" => Ok(Precision::Bf16),
+        "f16" => Ok(Precision::F16),
+        _ => Err("it is f32, tf32, bf16 or f16".into()),
+    }
+}
+
 pub fn run(a: Arguments) -> Result<ExitCode, Problem> {
     let model = load(&a.model)?;
     let (model, bindings) = match npc_compiler::bindings::read(&model) {
@@ -73,6 +90,9 @@ pub fn run(a: Arguments) -> Result<ExitCode, Problem> {
     if a.epochs == 0 {
         return Err(Problem::usage("--epochs 0 trains nothing; give 1 or more"));
     }
+    if a.device == Target::Cpu && a.precision != Precision::F32 {
+        return Err(Problem::usage("--precision is for --device cuda; the CPU computes in float32"));
+    }
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let options = TrainOptions {
         data: a.data.clone(),
@@ -82,6 +102,8 @@ pub fn run(a: Arguments) -> Result<ExitCode, Problem> {
         seed: a.seed,
         threads: a.threads.unwrap_or(cores),
         device: a.device,
+        precision: a.precision,
+        allow_cpu_fallback: a.allow_cpu_fallback,
         out: a.out.clone(),
         resume: a.resume,
         weights: a.weights.clone(),

@@ -22,3 +22,18 @@ fn a_gpu_that_is_not_there_is_one_sentence() {
     let output = npc(["train", text(&step), "--data", "fashion-mnist-10k", "--device", "tpu"]);
     assert_eq!(output.status.code(), Some(2));
 }
+
+#[test]
+fn a_fallback_is_asked_for_and_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let step = model("pytorch-train-step/mlp_sgd.onnx");
+    let out = folder.path().join("run");
+    let common = ["train", text(&step), "--data", "fashion-mnist-10k", "--epochs", "1", "--out", text(&out)];
+    let output = npc(common.iter().copied().chain(["--device", "cuda:99", "--allow-cpu-fallback"]));
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && message.contains("training on the CPU: "), "{message}");
+    assert!(out.join("model.onnx").exists());
+    let output = npc(common.iter().copied().chain(["--precision", "bf16"]));
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("--device cuda"));
+}

@@ -116,6 +116,8 @@ fn a_run_stopped_inside_an_epoch_goes_on_where_it_was() {
             seed: 7,
             threads: 2,
             device: npc_runtime::train::Target::Cpu,
+        precision: Default::default(),
+        allow_cpu_fallback: false,
             out: folder.path().join(out),
             resume,
             weights: None,

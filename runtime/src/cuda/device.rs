@@ -2,6 +2,8 @@
 
 use super::blas::{self, Gemm};
 use super::probe::{has_cublas, has_driver, reason};
+use super::staging::{SIZES, Staging};
+use crate::plan::Precision;
 use crate::plan::command::{Command, Commands};
 use crate::plan::device::{Device, DeviceError};
 use cudarc::cublas::{result as cublas, sys as cublas_sys};
@@ -31,7 +33,7 @@ struct Ready {
 /// One prepared command.
 enum Action {
     Kernel(Ready),
-    Product { gemm: Gemm, product: Product, pointers: [DevicePointer; 3] },
+    Product { gemm: Gemm, product: Product, precision: Precision, pointers: [DevicePointer; 3] },
     Copy { from: DevicePointer, to: DevicePointer, bytes: u64 },
 }
 
@@ -45,6 +47,7 @@ pub struct Gpu {
     allocations: Vec<sys::CUdeviceptr>,
     actions: Vec<(String, Action)>,
     graph: Option<sys::CUgraphExec>,
+    staging: Option<Staging>,
     multiprocessors: u64,
     cache: u64,
 }
@@ -84,6 +87,7 @@ impl Gpu {
             allocations: Vec::new(),
             actions: Vec::new(),
             graph: None,
+            staging: None,
             multiprocessors,
             cache,
         })
@@ -156,9 +160,9 @@ impl Gpu {
                     unsafe { driver::memcpy_dtod_async(to.0, from.0, *bytes as usize, stream) }
                         .map_err(failed("copying", name))?;
                 }
-                Action::Product { gemm, product, pointers } => {
+                Action::Product { gemm, product, precision, pointers } => {
                     let Some(handle) = self.blas else { continue };
-                    multiply(handle, gemm, product, *pointers).map_err(|e| DeviceError::Call {
+                    multiply(handle, gemm, product, *precision, *pointers).map_err(|e| DeviceError::Call {
                         call: "cuBLAS".into(),
                         place: format!(" at node '{name}'"),
                         why: e.to_string(),
@@ -202,6 +206,7 @@ fn multiply(
     handle: cublas_sys::cublasHandle_t,
     g: &Gemm,
     p: &Product,
+    precision: Precision,
     [a, b, c]: [DevicePointer; 3],
 ) -> std::result::Result<(), cublas::CublasError> {
     let at = |base: DevicePointer, start: usize| base.offset(4 * start as u64).0;
@@ -213,27 +218,40 @@ fn multiply(
         false => cublas_sys::cublasOperation_t::CUBLAS_OP_N,
     };
     let (one, old) = (1.0f32, if p.accumulate { 1.0f32 } else { 0.0 });
+    use cublas_sys::cublasComputeType_t as Compute;
+    let compute = match precision {
+        Precision::F32 => Compute::CUBLAS_COMPUTE_32F,
+        Precision::Tf32 => Compute::CUBLAS_COMPUTE_32F_FAST_TF32,
+        Precision::Bf16 => Compute::CUBLAS_COMPUTE_32F_FAST_16BF,
+        Precision::F16 => Compute::CUBLAS_COMPUTE_32F_FAST_16F,
+    };
+    let float = cublas_sys::cudaDataType::CUDA_R_32F;
     // SAFETY: addresses and distances are those of allocated buffers of the plan.
     unsafe {
-        cublas::sgemm_strided_batched(
+        cublas::gemm_strided_batched_ex(
             handle,
             operation(&g.x),
             operation(&g.y),
             g.m as i32,
             g.n as i32,
             g.k as i32,
-            &one,
-            x as *const f32,
+            (&raw const one).cast(),
+            x as *const c_void,
+            float,
             g.x.leading as i32,
             x_batch as i64,
-            y as *const f32,
+            y as *const c_void,
+            float,
             g.y.leading as i32,
             y_batch as i64,
-            &old,
-            c as *mut f32,
+            (&raw const old).cast(),
+            c as *mut c_void,
+            float,
             g.leading as i32,
             p.c.batch as i64,
             p.batch as i32,
+            compute,
+            cublas_sys::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
         )
     }
 }
@@ -271,6 +289,13 @@ impl Device for Gpu {
         }
         self.bind()?;
         let stream = self.stream.cu_stream();
+        if SIZES.contains(&bytes.len()) {
+            let copied = match &mut self.staging {
+                Some(staging) => staging.copy(to.0, bytes, stream),
+                None => Staging::new().and_then(|new| self.staging.insert(new).copy(to.0, bytes, stream)),
+            };
+            return copied.map_err(failed("copying to the GPU", ""));
+        }
         // SAFETY: the range is allocated; pageable memory is staged before the call returns, so `bytes` may change after it.
         unsafe { driver::memcpy_htod_async(to.0, bytes, stream) }.map_err(failed("copying to the GPU", ""))
     }
@@ -323,9 +348,9 @@ impl Device for Gpu {
                         arguments: arguments.iter().map(|p| p.0.to_le_bytes().to_vec()).collect(),
                     })
                 }
-                Command::Product { product, a, b, c } => {
+                Command::Product { product, precision, a, b, c } => {
                     self.open_blas()?;
-                    Action::Product { gemm: blas::gemm(&product), product, pointers: [a, b, c] }
+                    Action::Product { gemm: blas::gemm(&product), product, precision, pointers: [a, b, c] }
                 }
                 Command::Copy { from, to, bytes } => Action::Copy { from, to, bytes },
             };
@@ -369,6 +394,9 @@ impl Drop for Gpu {
         // SAFETY: each was made by this object and is destroyed once; the stream is idle before.
         unsafe {
             let _ = driver::stream::synchronize(self.stream.cu_stream());
+            if let Some(mut staging) = self.staging.take() {
+                staging.free();
+            }
             if let Some(graph) = self.graph.take() {
                 let _ = driver::graph::exec_destroy(graph);
             }

@@ -8,6 +8,7 @@ mod blas;
 mod device;
 mod libraries;
 mod probe;
+mod staging;
 
 pub use device::Gpu;
 pub use probe::{Found, GpuInfo, Library, probe};

@@ -1,7 +1,7 @@
 //! A plan with addresses: what a device is told to do, in order.
 
 use super::arena::ALIGNMENT;
-use super::{Plan, PlanError, Source, Task, Work};
+use super::{Plan, PlanError, Precision, Source, Task, Work};
 use npc_kernels::cpu::contraction::Product;
 use npc_kernels::cuda::index::{self, Bits, Scatter};
 use npc_kernels::cuda::{arg, batch, dropout, window};
@@ -19,7 +19,7 @@ pub enum Command {
     Generated { kernel: String, grid: u32, block: u32, shared: u32, arguments: Vec<DevicePointer> },
     /// A float32 matrix product; offsets and distances in elements from the three addresses.
     #[allow(missing_docs)]
-    Product { product: Product, a: DevicePointer, b: DevicePointer, c: DevicePointer },
+    Product { product: Product, precision: Precision, a: DevicePointer, b: DevicePointer, c: DevicePointer },
     /// Copies bytes within the device.
     #[allow(missing_docs)]
     Copy { from: DevicePointer, to: DevicePointer, bytes: u64 },
@@ -189,7 +189,8 @@ pub fn commands(
             }
             Task::Products(products) => {
                 let (a, b, c) = (at(work.reads[0]), at(work.reads[1]), at(work.writes[0]));
-                products.iter().for_each(|p| push(Command::Product { product: *p, a, b, c }));
+                let precision = plan.precision;
+                products.iter().for_each(|p| push(Command::Product { product: *p, precision, a, b, c }));
             }
             Task::Copy(view) => {
                 let from = at(view.buffer).offset((view.start * plan.buffers[view.buffer].dtype.bytes()) as u64);

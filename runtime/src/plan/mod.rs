@@ -205,6 +205,8 @@ pub struct Plan {
     pub inputs: Vec<(String, BufferId)>,
     /// (output's name, buffer, shape): everything that is not fed back.
     pub outputs: Vec<(String, BufferId, Vec<usize>)>,
+    /// Of matrix products.
+    pub precision: Precision,
     /// Bytes of the arena.
     pub arena_bytes: u64,
     /// Bytes that are alive at once at least; no arena can be smaller.
@@ -228,8 +230,40 @@ impl Plan {
         let draft = updates::group(draft);
         let draft = fuse::fuse(draft)?;
         let mut plan = schedule::schedule(draft)?;
+        plan.precision = options.precision;
         arena::place(&mut plan);
         Ok(plan)
+    }
+}
+
+/// What matrix products round their factors to before they multiply them. Sums, stored values and everything else stay
+/// float32.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// Not at all.
+    #[default]
+    F32,
+    /// TF32: 10 bits of mantissa, float32's range.
+    Tf32,
+    /// bfloat16: 7 bits of mantissa, float32's range.
+    Bf16,
+    /// float16: 10 bits of mantissa, up to 65,504; what is larger becomes infinite.
+    F16,
+}
+
+impl Precision {
+    /// A factor as it is multiplied.
+    pub fn round(self, x: f32) -> f32 {
+        match self {
+            Precision::F32 => x,
+            Precision::Tf32 if x.is_finite() => {
+                let bits = x.to_bits();
+                f32::from_bits((bits + 0xfff + (bits >> 13 & 1)) & !0x1fff)
+            }
+            Precision::Tf32 => x,
+            Precision::Bf16 => half::bf16::from_f32(x).to_f32(),
+            Precision::F16 => half::f16::from_f32(x).to_f32(),
+        }
     }
 }
 
@@ -240,6 +274,8 @@ pub struct PlanOptions {
     pub resident: Option<Resident>,
     /// Whether loss and hits are added up on the device.
     pub scored: Option<Scored>,
+    /// Of matrix products.
+    pub precision: Precision,
 }
 
 /// A plan in the making: work in an order in which it could run, the updates among it.

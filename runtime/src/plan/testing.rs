@@ -1,6 +1,7 @@
 //! The reference device: our kernels' and the generated PTX in the interpreter, matrix products on the host.
 
 use super::command::{Command, Commands};
+use super::Precision;
 use super::device::{Device, DeviceError};
 use npc_kernels::cpu::contraction::Product;
 use npc_kernels::cuda::{Argument, DevicePointer, Source as Module};
@@ -41,13 +42,14 @@ impl Reference {
         ptx::launch(module, &mut self.memory, launch, ptx::Schedule::Random(11)).unwrap_or_else(|e| panic!("{e}"));
     }
 
-    /// A product in float64, rounded once.
-    fn product(&mut self, p: &Product, [a, b, c]: [DevicePointer; 3]) {
+    /// A product of rounded factors in float64, rounded once.
+    fn product(&mut self, p: &Product, precision: Precision, [a, b, c]: [DevicePointer; 3]) {
         let span = |o: &npc_kernels::cpu::contraction::Operand, rows: usize, columns: usize| {
             (p.batch - 1) * o.batch + (rows - 1) * o.down + (columns - 1) * o.along + 1
         };
         let read = |base: DevicePointer, start: usize, count| {
-            self.memory.read::<f32>(base.0 + 4 * start as u64, count).unwrap()
+            let values = self.memory.read::<f32>(base.0 + 4 * start as u64, count).unwrap();
+            values.into_iter().map(|x| precision.round(x)).collect::<Vec<_>>()
         };
         let x = read(a, p.a.start, span(&p.a, p.rows, p.inner));
         let y = read(b, p.b.start, span(&p.b, p.inner, p.columns));
@@ -134,7 +136,7 @@ impl Device for Reference {
                     };
                     self.launch(None, &launch);
                 }
-                Command::Product { product, a, b, c } => self.product(product, [*a, *b, *c]),
+                Command::Product { product, precision, a, b, c } => self.product(product, *precision, [*a, *b, *c]),
                 Command::Copy { from, to, bytes } => {
                     let data = self.memory.read::<u8>(from.0, *bytes as usize).unwrap();
                     self.memory.write(to.0, &data).unwrap();

@@ -9,7 +9,7 @@ use crate::data::{Column, Split};
 use crate::plan::batches::{CURSOR, LABELS, ORDER, TOTALS};
 use crate::plan::command::memory_bytes;
 use crate::plan::device::{Device, Scalars, Session};
-use crate::plan::{Plan, PlanOptions, Resident, Scored};
+use crate::plan::{Plan, PlanOptions, Precision, Resident, Scored};
 use npc_compiler::bindings::Bindings;
 use npc_compiler::graph::Model;
 use npc_kernels::cuda::batch::Totals;
@@ -169,9 +169,10 @@ impl<D: Device> OnDevice<D> {
         bindings: &Bindings,
         split: &Split,
         batch: usize,
+        precision: Precision,
     ) -> Result<Self, TrainError> {
         let graph = program.device_graph(model, batch)?;
-        let mut options = PlanOptions::default();
+        let mut options = PlanOptions { precision, ..PlanOptions::default() };
         let mut plan = graph.plan(bindings, &options)?;
         options.scored = scored(&plan, bindings, split, batch);
         if options.scored.is_some() {

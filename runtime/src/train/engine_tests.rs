@@ -1,10 +1,12 @@
 //! Training on the reference device beside the CPU engine.
 
 use super::engine::{Engine, Epoch, OnDevice};
+use super::evaluate::Evaluator;
 use super::state::State;
 use super::{Target, TrainOptions};
 use crate::cpu::{Program, ProgramOptions};
 use crate::data::{self, Dataset};
+use crate::plan::Precision;
 use crate::plan::testing::Reference;
 use npc_compiler::{CompileOptions, Compiled, Optimizer, compile, onnx};
 use std::path::{Path, PathBuf};
@@ -22,6 +24,8 @@ fn options() -> TrainOptions {
         seed: 3,
         threads: 1,
         device: Target::Cpu,
+        precision: Default::default(),
+        allow_cpu_fallback: false,
         out: PathBuf::new(),
         resume: false,
         weights: None,
@@ -65,11 +69,14 @@ fn run(case: &Case, engine: &mut dyn Engine, batches: usize) -> (Vec<(f64, Optio
     (scores, state)
 }
 
+fn engine(case: &Case, device: Reference, precision: Precision) -> OnDevice<Reference> {
+    let (model, bindings) = (&case.compiled.model, &case.compiled.bindings);
+    OnDevice::new(device, &case.program, model, bindings, &case.dataset.train, case.batch, precision).unwrap()
+}
+
 /// The same losses, hits and weights as the CPU engine.
 fn agrees(case: &mut Case, device: Reference, is_resident: bool) {
-    let split = &case.dataset.train;
-    let mut engine =
-        OnDevice::new(device, &case.program, &case.compiled.model, &case.compiled.bindings, split, case.batch).unwrap();
+    let mut engine = engine(case, device, Precision::F32);
     assert_eq!(engine.is_resident(), is_resident);
     let (scores, state) = run(case, &mut engine, 3);
     let mut program = Program::new(&case.compiled.model, &ProgramOptions::default()).unwrap();
@@ -120,8 +127,7 @@ fn a_loss_that_is_no_number_is_reported_with_its_batch() {
     let case = case("pytorch-train-step/mlp_sgd.onnx", Optimizer::NeuroPlastic);
     let b = &case.compiled.bindings;
     let split = &case.dataset.train;
-    let engine = OnDevice::new(Reference::default(), &case.program, &case.compiled.model, b, split, case.batch);
-    let mut engine = engine.unwrap();
+    let mut engine = engine(&case, Reference::default(), Precision::F32);
     let mut state = State::initial(&case.compiled.model, b, &options()).unwrap();
     let order = super::shuffled(split.len, 5, 1);
     let epoch = Epoch { number: 1, split, order: &order, batch: case.batch, lr: f64::from(f32::MAX), gates: [1.0; 3] };
@@ -132,4 +138,31 @@ fn a_loss_that_is_no_number_is_reported_with_its_batch() {
         assert!(state.batch < 8);
     };
     assert!(!bad.loss.is_finite() && bad.batch >= 2 && bad.batch <= state.batch, "{bad:?}");
+}
+
+/// Lower precisions move the loss, but not far.
+#[test]
+fn precisions_reach_the_products() {
+    let case = case("pytorch-train-step/mlp_sgd.onnx", Optimizer::NeuroPlastic);
+    let loss = |precision| run(&case, &mut engine(&case, Reference::default(), precision), 2).0[1].0;
+    let exact = loss(Precision::F32);
+    let distance = |precision| (loss(precision) - exact).abs() / exact;
+    let (tf32, bf16, f16) = (distance(Precision::Tf32), distance(Precision::Bf16), distance(Precision::F16));
+    assert!(tf32 > 0.0 && tf32 < 1e-3 && f16 > 0.0 && f16 < 1e-3 && bf16 > tf32 && bf16 < 1e-2, "{tf32} {bf16} {f16}");
+}
+
+#[test]
+fn the_device_evaluates_as_the_cpu_does() {
+    let mut case = case("pytorch-train-step/mlp_sgd.onnx", Optimizer::NeuroPlastic);
+    // Two batches and a part of a third.
+    case.dataset.test.split_off(2 * case.batch + 5);
+    let (model, b) = (&case.compiled.model, &case.compiled.bindings);
+    let state = State::initial(model, b, &options()).unwrap();
+    let on_the_cpu = Evaluator::new(model, b, case.batch, 1).unwrap().run(&state, &case.dataset.test).unwrap();
+    let mut evaluator = Evaluator::new(model, b, case.batch, 1).unwrap();
+    evaluator.move_to(Reference::default(), model, b, Precision::F32).unwrap();
+    let on_the_device = evaluator.run(&state, &case.dataset.test).unwrap();
+    assert_eq!((on_the_device.right, on_the_device.judged), (on_the_cpu.right, on_the_cpu.judged));
+    assert_eq!(on_the_device.judged, (2 * case.batch + 5) as f64);
+    assert!((on_the_device.loss() - on_the_cpu.loss()).abs() <= 1e-5 * on_the_cpu.loss());
 }

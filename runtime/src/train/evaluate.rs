@@ -5,6 +5,8 @@ use super::state::State;
 use crate::HostTensor;
 use crate::cpu::{Program, ProgramOptions};
 use crate::data::{Column, Split};
+use crate::plan::device::{Device, Scalars, Session};
+use crate::plan::{PlanOptions, Precision};
 use npc_compiler::bindings::Bindings;
 use npc_compiler::graph::Model;
 
@@ -71,9 +73,38 @@ pub fn score(logits: &HostTensor, axis: i64, labels: &Column, samples: &[usize],
     score
 }
 
+/// What computes an evaluation's output.
+enum Forward {
+    Cpu(Program),
+    Device(Box<dyn OnePass>),
+}
+
+/// A forward pass on some device.
+trait OnePass {
+    fn load(&mut self, state: &State) -> Result<(), TrainError>;
+    fn run(&mut self, feeds: Vec<(String, HostTensor)>, output: &str) -> Result<HostTensor, TrainError>;
+}
+
+impl<D: Device> OnePass for Session<D> {
+    fn load(&mut self, state: &State) -> Result<(), TrainError> {
+        Ok(state.tensors().try_for_each(|(name, tensor)| self.set(name, tensor))?)
+    }
+
+    fn run(&mut self, feeds: Vec<(String, HostTensor)>, output: &str) -> Result<HostTensor, TrainError> {
+        for (name, tensor) in &feeds {
+            self.set(name, tensor)?;
+        }
+        self.step()?;
+        self.check()?;
+        Ok(self.get(output, None)?)
+    }
+}
+
 /// Runs the forward pass alone.
 pub struct Evaluator {
-    program: Option<Program>,
+    forward: Option<Forward>,
+    /// Inputs that it reads.
+    wanted: Vec<String>,
     output: String,
     labels: Option<String>,
     from_logits: bool,
@@ -90,13 +121,36 @@ impl Evaluator {
             Some(name) => Some(Program::new(model, &ProgramOptions { outputs: Some(vec![name.clone()]), threads })?),
             None => None,
         };
-        Ok(Evaluator { program, output: output.unwrap_or_default(), labels: o.labels.clone(), from_logits, class_axis: o.class_axis, batch })
+        let wanted = program.iter().flat_map(Program::inputs).map(str::to_string).collect();
+        let (output, forward) = (output.unwrap_or_default(), program.map(Forward::Cpu));
+        Ok(Evaluator { forward, wanted, output, labels: o.labels.clone(), from_logits, class_axis: o.class_axis, batch })
+    }
+
+    /// Runs the forward pass on a device from now on.
+    ///
+    /// # Errors
+    /// An operator without a kernel, too little memory.
+    pub fn move_to<D: Device + 'static>(
+        &mut self,
+        device: D,
+        model: &Model,
+        bindings: &Bindings,
+        precision: Precision,
+    ) -> Result<(), TrainError> {
+        if let Some(Forward::Cpu(program)) = &self.forward {
+            let options = PlanOptions { precision, ..PlanOptions::default() };
+            let plan = program.device_graph(model, self.batch)?.plan(bindings, &options)?;
+            self.forward = Some(Forward::Device(Box::new(Session::new(plan, device, &Scalars::of(bindings))?)));
+        }
+        Ok(())
     }
 
     pub fn run(&mut self, state: &State, split: &Split) -> Result<Score, TrainError> {
         let mut total = Score::default();
-        let Some(program) = &mut self.program else { return Ok(total) };
-        let wanted: Vec<String> = program.inputs().map(str::to_string).collect();
+        let Some(forward) = &mut self.forward else { return Ok(total) };
+        if let Forward::Device(device) = forward {
+            device.load(state)?;
+        }
         let mut at = 0;
         while at < split.len {
             let count = self.batch.min(split.len - at);
@@ -106,12 +160,19 @@ impl Evaluator {
             if !self.from_logits && count < self.batch && total.loss_count > 0.0 {
                 break;
             }
-            let mut feeds = state.borrow(&wanted);
-            for column in split.columns.iter().filter(|c| wanted.contains(&c.name)) {
+            let mut feeds = Vec::new();
+            for column in split.columns.iter().filter(|c| self.wanted.contains(&c.name)) {
                 feeds.push((column.name.clone(), column.batch(&samples)?));
             }
-            let results = program.run(feeds)?;
-            let Some((_, tensor)) = results.into_iter().find(|(name, _)| *name == self.output) else { continue };
+            let tensor = match forward {
+                Forward::Device(device) => device.run(feeds, &self.output)?,
+                Forward::Cpu(program) => {
+                    feeds.extend(state.borrow(&self.wanted));
+                    let results = program.run(feeds)?;
+                    let Some((_, tensor)) = results.into_iter().find(|(name, _)| *name == self.output) else { continue };
+                    tensor
+                }
+            };
             match self.labels.as_deref().and_then(|name| split.column(name)).filter(|_| self.from_logits) {
                 Some(labels) => total.add(&score(&tensor, self.class_axis, labels, &samples, count)),
                 None => {

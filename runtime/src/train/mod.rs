@@ -18,7 +18,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use serde::Serialize;
 use crate::cuda::Gpu;
-use crate::plan::PlanError;
+use crate::plan::{PlanError, Precision};
 use crate::plan::device::DeviceError;
 pub use state::State;
 use std::io::Write;
@@ -52,6 +52,10 @@ pub struct TrainOptions {
     pub threads: usize,
     /// Where to train.
     pub device: Target,
+    /// Of matrix products on a GPU.
+    pub precision: Precision,
+    /// Train on the processor where the GPU cannot.
+    pub allow_cpu_fallback: bool,
     /// Folder for metrics, checkpoint and trained model.
     pub out: PathBuf,
     /// Go on from the checkpoint in `out`.
@@ -207,14 +211,21 @@ pub fn train(model: &Model, bindings: &Bindings, options: &TrainOptions, observe
     }
     check_classes(model, bindings, &dataset)?;
     let program = Program::new(model, &ProgramOptions { outputs: None, threads: options.threads })?;
-    let mut engine: Box<dyn Engine> = match options.device {
-        Target::Cpu => Box::new(program),
-        Target::Cuda(ordinal) => {
-            let gpu = Gpu::new(ordinal)?;
-            Box::new(OnDevice::new(gpu, &program, model, bindings, &dataset.train, batch)?)
-        }
-    };
     let mut evaluator = evaluate::Evaluator::new(model, bindings, batch, options.threads)?;
+    let mut engine: Option<Box<dyn Engine>> = None;
+    if let Target::Cuda(ordinal) = options.device {
+        let mut on_gpu = || -> Result<_, TrainError> {
+            let train = OnDevice::new(Gpu::new(ordinal)?, &program, model, bindings, &dataset.train, batch, options.precision)?;
+            evaluator.move_to(Gpu::new(ordinal)?, model, bindings, options.precision)?;
+            Ok(train)
+        };
+        match on_gpu() {
+            Ok(gpu) => engine = Some(Box::new(gpu)),
+            Err(error) if options.allow_cpu_fallback => tracing::warn!("training on the CPU: {error}"),
+            Err(error) => return Err(error),
+        }
+    }
+    let mut engine = engine.unwrap_or_else(|| Box::new(program));
     let mut state = State::initial(model, bindings, options)?;
     let metrics = options.out.join("metrics.jsonl");
     let writing = |path: &Path| {
