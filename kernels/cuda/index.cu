@@ -81,20 +81,47 @@ __device__ __forceinline__ void scatter_elements(T* y, const i64* indices, const
     }
 }
 
-// y[rows[k], i] += (or =) updates[k, i] for y[extent, inner]: one thread has a column i of every row, so that sums are in order
-// of k. A thread looks at all rows, but only reads its own column.
+// y[rows[k], i] += (or =) updates[k, i] for y[extent, inner], in order of k. The block of the first k that names a row does
+// that row: it lists the others 256 at a time, and each thread takes columns.
 template <class T, bool ADD>
 __device__ __forceinline__ void scatter_rows(T* y, const i64* rows, const T* updates, u32* bad, u64 extent, u64 inner, u64 picks) {
-    for (u64 i = first(); i < inner; i += count()) {
-        for (u64 k = 0; k < picks; ++k) {
-            u64 row = settled(rows[k], extent);
-            if (row == extent) {
-                if (i == 0) atomicAdd(bad, 1u);
-                continue;
+    __shared__ u32 counts[8], listed[256];
+    u32 lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
+    for (u64 k = blockIdx.x; k < picks; k += gridDim.x) {
+        u64 row = settled(rows[k], extent);
+        if (row == extent) {
+            if (threadIdx.x == 0) atomicAdd(bad, 1u);
+            continue;
+        }
+        int is_named = 0;
+        for (u64 j = threadIdx.x; j < k && !is_named; j += 256) is_named = settled(rows[j], extent) == row;
+        if (__syncthreads_or(is_named)) continue;
+        for (u64 start = k; start < picks; start += 256) {
+            u64 j = start + threadIdx.x;
+            bool hit = j < picks && settled(rows[j], extent) == row;
+            u32 hits = __ballot_sync(0xffffffffu, hit);
+            // The list before this one is used up.
+            __syncthreads();
+            if (lane == 0) counts[warp] = __popc(hits);
+            __syncthreads();
+            u32 before = 0, total = 0;
+#pragma unroll
+            for (u32 w = 0; w < 8; ++w) {
+                before += w < warp ? counts[w] : 0;
+                total += counts[w];
             }
-            T& target = y[row * inner + i];
-            if constexpr (ADD) target = from_float<T>(to_float(target) + to_float(updates[k * inner + i]));
-            else target = updates[k * inner + i];
+            if (hit) listed[before + __popc(hits & ((1u << lane) - 1))] = threadIdx.x;
+            __syncthreads();
+            if (total == 0) continue;
+            for (u64 i = threadIdx.x; i < inner; i += 256) {
+                T value = y[row * inner + i];
+                for (u32 n = 0; n < total; ++n) {
+                    T update = updates[(start + listed[n]) * inner + i];
+                    if constexpr (ADD) value = from_float<T>(to_float(value) + to_float(update));
+                    else value = update;
+                }
+                y[row * inner + i] = value;
+            }
         }
     }
 }

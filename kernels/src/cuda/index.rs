@@ -145,7 +145,8 @@ pub fn scatter_elements(
     picked(kernel, p.outer * p.inner, [y, indices, updates, bad], p)
 }
 
-/// Puts rows `updates[picks, inner]` into `y[extent, inner]`, which holds the data already, at int64 `rows[picks]`.
+/// Puts rows `updates[picks, inner]` into `y[extent, inner]`, which holds the data already, at int64 `rows[picks]`, in order:
+/// with [`Scatter::Add`] the gradient of an embedding.
 pub fn scatter_rows(
     how: Scatter,
     y: DevicePointer,
@@ -164,7 +165,8 @@ pub fn scatter_rows(
     };
     let numbers = [p.extent, p.inner, p.picks].map(Argument::U64);
     let pointers = [y, rows, updates, bad].map(Argument::Pointer);
-    launch(kernel, p.inner, pointers.into_iter().chain(numbers).collect())
+    // A block for every pick.
+    launch(kernel, p.picks * THREADS, pointers.into_iter().chain(numbers).collect())
 }
 
 /// Joins tuples `indices[picks, leading.len()]` into int64 `rows[picks]` of the tensor whose leading axes have the extents

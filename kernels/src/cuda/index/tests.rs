@@ -139,6 +139,33 @@ fn rows_are_added_at_tuples_of_indices() {
     }
 }
 
+/// Many picks of few rows, as the gradient of an embedding has them: more than a block lists at a time, wider than a block.
+#[test]
+fn an_embeddings_gradient_is_added_in_order() {
+    let (extent, inner, picks) = (7usize, 300usize, 700usize);
+    let rows: Vec<i64> = (0..picks).map(|k| ((k * k + k / 3) % 8) as i64 - 1).collect();
+    let updates: Vec<f32> = (0..picks * inner).map(|i| ((i * 37) % 101) as f32 * 0.01 - 0.5).collect();
+    let row = |k: usize| if rows[k] < 0 { extent - 1 } else { rows[k] as usize };
+    let (mut added, mut replaced) = (vec![0.1f32; extent * inner], vec![0.1f32; extent * inner]);
+    for k in 0..picks {
+        for i in 0..inner {
+            added[row(k) * inner + i] += updates[k * inner + i];
+            replaced[row(k) * inner + i] = updates[k * inner + i];
+        }
+    }
+    let p = Picks { outer: 1, extent: extent as u64, inner: inner as u64, picks: picks as u64 };
+    for schedule in SCHEDULES {
+        let mut device = Device::new(schedule);
+        let (at, u, bad) = (device.put(&rows), device.put(&updates), device.put(&[0u32]));
+        for (how, want) in [(Scatter::Add(Storage::F32), &added), (Scatter::Replace(Bits::B32), &replaced)] {
+            let y = device.put(&vec![0.1f32; extent * inner]);
+            device.run(&scatter_rows(how, y, at, u, bad, p));
+            assert!(device.get::<f32>(y, extent * inner) == **want);
+        }
+        assert_eq!(device.get::<u32>(bad, 1), [0]);
+    }
+}
+
 #[test]
 fn sums_of_half_precision_are_rounded_at_every_addition() {
     let p = Picks { outer: 1, extent: 1, inner: 1, picks: 3 };
