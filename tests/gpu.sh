@@ -31,15 +31,25 @@ run() {
   if command -v compute-sanitizer >/dev/null; then
     for tool in memcheck racecheck initcheck; do
       compute-sanitizer --tool "$tool" --error-exitcode 9 "$bin/runtime_tests" --ignored --test-threads 1 \
-        on_a_gpu::golden 2>&1 | tee "$out/$tool.txt"
+        on_a_gpu::golden on_a_gpu::models on_a_gpu_operators 2>&1 | tee "$out/$tool.txt"
     done
   else
     echo "compute-sanitizer is not installed: its checks were not run" | tee "$out/sanitizer.txt"
   fi
-  "$bin/npc" train models/pytorch-train-step/mlp_adamw_unoptimized.onnx --data fashion-mnist-10k --device cuda \
-    --epochs 3 --lr 0.001 --out "$out/run" 2>&1 | tee "$out/train.txt"
-  "$bin/gpu_bench" models/pytorch-train-step/mlp_adamw_unoptimized.onnx models/pytorch-train-step/transformer_adamw.onnx |
-    tee "$out/bench.txt"
+  for precision in f32 tf32 bf16; do
+    "$bin/npc" train models/pytorch-train-step/mlp_adamw_unoptimized.onnx --data fashion-mnist-10k --device cuda \
+      --precision $precision --epochs 3 --lr 0.001 --out "$out/run" 2>&1 | tee "$out/train-$precision.txt"
+    cat "$out/run/metrics.jsonl" >>"$out/train-$precision.txt"
+  done
+  "$bin/npc" train models/cnn-train-step/cnn_adamw.onnx --data fashion-mnist-10k --device cuda \
+    --epochs 2 --lr 0.001 --out "$out/cnn" 2>&1 | tee "$out/train-cnn.txt"
+  "$bin/gpu_bench" models/pytorch-train-step/mlp_adamw_unoptimized.onnx models/pytorch-train-step/transformer_adamw.onnx \
+    models/cnn-train-step/cnn_adamw.onnx | tee "$out/bench.txt"
+  if python3 -c 'import torch' 2>/dev/null; then
+    python3 benchmarks/gpu_torch.py | tee "$out/torch.txt"
+  else
+    echo "PyTorch is not installed: nothing was compared with it" | tee "$out/torch.txt"
+  fi
 }
 
 case "${1:-}" in

@@ -96,6 +96,16 @@ pub trait Device {
     fn resident_blocks(&self) -> u64;
 }
 
+/// Writes zeros, some at a time.
+fn clear(device: &mut impl Device, at: DevicePointer, bytes: u64) -> Result<()> {
+    const PART: u64 = 16 << 20;
+    let zeros = vec![0; bytes.min(PART) as usize];
+    (0..bytes.div_ceil(PART)).try_for_each(|part| {
+        let start = part * PART;
+        device.write(at.offset(start), &zeros[..(bytes - start).min(PART) as usize])
+    })
+}
+
 /// A plan on a device, with its memory.
 pub struct Session<D> {
     device: D,
@@ -123,7 +133,7 @@ impl<D: Device> Session<D> {
                 }
                 Source::Fed | Source::Kept => {
                     let at = device.allocate(buffer.bytes().max(1), &buffer.name)?;
-                    device.write(at, &vec![0; buffer.bytes() as usize])?;
+                    clear(&mut device, at, buffer.bytes())?;
                     at
                 }
             });
@@ -224,12 +234,28 @@ impl<D: Device> Session<D> {
             (None, Some(id)) => (*id, dims.map_or_else(|| vec![self.plan.buffers[*id].elements], <[usize]>::to_vec)),
             (None, None) => return Err(RuntimeError::Output(name.into()).into()),
         };
-        let buffer = &self.plan.buffers[id];
-        let mut tensor = npc_compiler::graph::Tensor::raw(model_type(buffer.dtype), shape, Vec::new());
-        let mut bytes = vec![0; buffer.bytes() as usize];
-        self.device.read(self.memory.buffers[id], &mut bytes)?;
+        self.fetch(id, 0, shape)
+    }
+
+    fn fetch(&mut self, id: usize, first: usize, shape: Vec<usize>) -> Result<HostTensor> {
+        let dtype = self.plan.buffers[id].dtype;
+        let mut bytes = vec![0; shape.iter().product::<usize>() * dtype.bytes()];
+        self.device.read(self.memory.buffers[id].offset((first * dtype.bytes()) as u64), &mut bytes)?;
+        let mut tensor = npc_compiler::graph::Tensor::raw(model_type(dtype), shape, Vec::new());
         tensor.payload = npc_compiler::graph::Payload::Raw(bytes.into());
         Ok(HostTensor::from_constant(&tensor)?)
+    }
+
+    /// Elements of an output, parameter or state from the element `first` on.
+    ///
+    /// # Errors
+    /// No such value, elements beyond its end, a failed copy.
+    pub fn get_part(&mut self, name: &str, first: usize, count: usize) -> Result<HostTensor> {
+        let output = self.plan.outputs.iter().find(|(n, _, _)| n == name).map(|(_, id, _)| *id);
+        let id = output.or_else(|| self.inputs.get(name).copied());
+        let id = id.filter(|id| first + count <= self.plan.buffers[*id].elements);
+        let id = id.ok_or_else(|| DeviceError::Tensor(RuntimeError::Output(name.into())))?;
+        self.fetch(id, first, vec![count])
     }
 
     /// Waits for the steps so far and checks their indices.

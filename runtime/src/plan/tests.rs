@@ -199,6 +199,48 @@ fn an_index_out_of_range_is_an_error() {
     assert!(wrong.contains("'labels'") && wrong.contains("16"), "{wrong}");
 }
 
+/// A step of a tensor whose elements are all equal gives what the method's equations say, at both ends and in the middle.
+fn uniform_step(device: impl Device, elements: usize) {
+    use npc_compiler::Emit;
+    use npc_compiler::neuroplastic::{Settings, step_model};
+    let settings = Settings::default();
+    let open = |device, elements: usize| {
+        let compiled = step_model(&[vec![elements]], &settings, Emit::Functions).unwrap();
+        let program = Program::new(&compiled.model, &ProgramOptions::default()).unwrap();
+        Session::new(planned(&program, &compiled, 1).unwrap(), device, &Scalars::of(&compiled.bindings)).unwrap()
+    };
+    fn step<D: Device>(mut session: Session<D>, elements: usize, at: &[usize]) -> Vec<f64> {
+        for (name, value) in [("p0", 0.5f32), ("g0", 0.25)] {
+            let part = vec![value; elements.min(1 << 22)];
+            for first in (0..elements).step_by(part.len()) {
+                let values = &part[..part.len().min(elements - first)];
+                session.set_part(name, first, &HostTensor::f32(&[values.len()], values).unwrap()).unwrap();
+            }
+        }
+        session.set("learning_rate", &HostTensor::f32(&[], &[0.1]).unwrap()).unwrap();
+        session.set("gates", &HostTensor::f32(&[3], &[1.0; 3]).unwrap()).unwrap();
+        session.step().unwrap();
+        at.iter().map(|i| session.get_part("p0", *i, 1).unwrap().to_f64()[0]).collect()
+    }
+    let found = step(open(device, elements), elements, &[0, elements / 2, elements - 1]);
+    let n = elements as f64;
+    // α = clip(1, 0.2, 2) = 1 for uniform gradients; u is scaled to the norm 1 at most, then by the homeostatic gain.
+    let norm = 0.25 * n.sqrt();
+    let u = if norm > 1.0 { 0.25 / (norm + 1e-8) } else { 0.25 };
+    let gain = (1.0 + 0.01 * (0.02 - (u * u + 1e-8).sqrt())).clamp(0.5, 1.5);
+    for x in found {
+        let want = 0.5 - 0.1 * gain * u;
+        assert!((x - want).abs() <= 2e-6 + 2e-5 * want, "{x} for {want}");
+    }
+}
+
+#[test]
+fn a_uniform_tensor_steps_by_the_formula() {
+    for elements in [1, 3, 5000, 70_001] {
+        uniform_step(Reference::default(), elements);
+    }
+}
+
 /// What `tests/gpu.sh` runs where there is a GPU.
 mod on_a_gpu {
     use super::*;
@@ -222,6 +264,18 @@ mod on_a_gpu {
         compare_on(gpu(), "pytorch-train-step/mlp_adamw_unoptimized.onnx", Optimizer::NeuroPlastic, 5, 1e-4);
         compare_on(gpu(), "jax-train-step/mlp_optax_sgd.onnx", Optimizer::NeuroPlastic, 20, 1e-4);
         compare_on(gpu(), "pytorch-train-step/transformer_adamw.onnx", Optimizer::NeuroPlastic, 3, 2e-4);
+    }
+
+    #[test]
+    #[ignore = "needs a GPU: tests/gpu.sh"]
+    fn a_convolutional_network_steps_as_on_the_cpu() {
+        compare_on(gpu(), "cnn-train-step/cnn_adamw.onnx", Optimizer::NeuroPlastic, 5, 2e-4);
+    }
+
+    #[test]
+    #[ignore = "needs a GPU and 44 GB of its memory: tests/gpu.sh"]
+    fn a_tensor_of_more_elements_than_31_bits_count() {
+        uniform_step(gpu(), (1 << 31) + 17);
     }
 
     /// Two runs of a step give the same bits, and the second time it is the same graph again.

@@ -94,6 +94,33 @@ fn agrees(case: &mut Case, device: Reference, is_resident: bool) {
     }
 }
 
+/// A hundred steps: the same losses as the CPU engine.
+#[test]
+#[ignore = "needs a GPU: tests/gpu.sh"]
+fn on_a_gpu_losses_follow_the_cpus() {
+    for (file, optimizer) in [
+        ("pytorch-train-step/mlp_adamw.onnx", Optimizer::NeuroPlastic),
+        ("pytorch-train-step/mlp_adamw.onnx", Optimizer::Keep),
+        ("cnn-train-step/cnn_adamw.onnx", Optimizer::NeuroPlastic),
+    ] {
+        let mut case = case(file, optimizer);
+        // Few samples, so that the mean loss of both epochs covers every step.
+        let rest = 50 * case.batch.min(case.dataset.train.len / 50);
+        case.dataset.train.split_off(rest);
+        let (model, b) = (&case.compiled.model, &case.compiled.bindings);
+        let gpu = crate::cuda::Gpu::new(0).unwrap();
+        let mut engine =
+            OnDevice::new(gpu, &case.program, model, b, &case.dataset.train, case.batch, Precision::F32).unwrap();
+        let batches = case.dataset.train.len / case.batch;
+        let (scores, _) = run(&case, &mut engine, batches);
+        let mut program = Program::new(model, &ProgramOptions::default()).unwrap();
+        let (wanted, _) = run(&case, &mut program, batches);
+        for ((loss, _), (want, _)) in scores.iter().zip(&wanted) {
+            assert!((loss - want).abs() <= 1e-4 * want, "{file}: {loss} for {want}");
+        }
+    }
+}
+
 #[test]
 fn a_dataset_on_the_device_trains_as_on_the_cpu() {
     agrees(&mut case("pytorch-train-step/mlp_sgd.onnx", Optimizer::NeuroPlastic), Reference::default(), true);
