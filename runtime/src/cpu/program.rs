@@ -2,7 +2,7 @@
 
 use super::{bfloat16, neuroplastic, ops};
 use crate::error::one_line;
-use crate::plan::{Plan, PlanError, PlanOptions};
+use crate::plan::{Names, Plan, PlanError, PlanOptions};
 use crate::tensor::datum_type;
 use crate::{HostTensor, RuntimeError};
 use npc_compiler::bindings::Bindings;
@@ -51,8 +51,7 @@ struct Input {
 /// A step with all shapes known, before it is planned.
 pub struct DeviceGraph {
     typed: TypedModel,
-    inputs: Vec<String>,
-    outputs: Vec<String>,
+    names: Names,
 }
 
 impl DeviceGraph {
@@ -61,7 +60,7 @@ impl DeviceGraph {
     /// # Errors
     /// What the device has no kernel for, by name.
     pub fn plan(&self, bindings: &Bindings, options: &PlanOptions) -> Result<Plan, PlanError> {
-        Plan::new(&self.typed, &self.inputs, &self.outputs, bindings, options)
+        Plan::new(&self.typed, &self.names, bindings, options)
     }
 }
 
@@ -200,9 +199,13 @@ impl Program {
     /// The step for inputs of these shapes.
     pub(crate) fn graph_for(&self, shapes: &[Vec<usize>]) -> Result<DeviceGraph, PlanError> {
         let typed = self.typed(shapes).map_err(|e| PlanError::Graph(e.to_string()))?;
-        let inputs = self.inputs.iter().map(|i| i.name.clone()).collect();
-        let outputs = self.outputs.iter().map(|o| o.name.clone()).collect();
-        Ok(DeviceGraph { typed, inputs, outputs })
+        let narrow = self.inputs.iter().filter(|i| i.dtype == DType::BF16);
+        let names = Names {
+            inputs: self.inputs.iter().map(|i| i.name.clone()).collect(),
+            outputs: self.outputs.iter().map(|o| o.name.clone()).collect(),
+            narrow: narrow.map(|i| i.name.clone()).collect(),
+        };
+        Ok(DeviceGraph { typed, names })
     }
 
     /// The graph for inputs of these shapes, cleaned up.

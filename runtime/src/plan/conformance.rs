@@ -1,4 +1,5 @@
-//! Every model of `tests/data/ops` on a device, against what onnxruntime computed for it.
+//! Every model of `tests/data/ops` on a device, against what onnxruntime computed for it; values and parameters of 16 bits
+//! against the CPU engine.
 
 use super::device::{Device, Scalars, Session};
 use super::testing::Reference;
@@ -7,8 +8,10 @@ use crate::HostTensor;
 use crate::cpu::ops::tests::{archive, folder, names};
 use crate::cpu::{Program, ProgramOptions};
 use npc_compiler::bindings::Bindings;
-use npc_compiler::neuroplastic::Settings;
-use npc_compiler::onnx;
+use npc_compiler::graph::{DType as ModelType, Graph, Model, Node, Opset, Tensor as Constant, ValueType};
+use npc_compiler::neuroplastic::{HybridBase, Settings, step_model};
+use npc_compiler::{Emit, onnx};
+use std::collections::HashMap;
 
 /// Bindings of a model that nothing is fed back in.
 fn plain() -> Bindings {
@@ -69,6 +72,140 @@ fn refused_on<D: Device>(device: impl Fn() -> D) -> Vec<(String, String)> {
         }
     }
     refused
+}
+
+/// A number in the 16 bits of a type.
+fn narrow(dtype: ModelType, x: f32) -> [u8; 2] {
+    match dtype {
+        ModelType::BF16 => half::bf16::from_f32(x).to_le_bytes(),
+        _ => half::f16::from_f32(x).to_le_bytes(),
+    }
+}
+
+fn narrow_tensor(dtype: ModelType, dims: &[usize], value: impl Fn(usize) -> f32) -> HostTensor {
+    let bytes: Vec<u8> = (0..dims.iter().product()).flat_map(|i| narrow(dtype, value(i))).collect();
+    HostTensor::from_constant(&Constant::raw(dtype, dims, bytes)).unwrap()
+}
+
+fn session<D: Device>(device: D, program: &Program, shapes: &[Vec<usize>], bindings: &Bindings) -> Session<D> {
+    let plan = program.graph_for(shapes).and_then(|graph| graph.plan(bindings, &PlanOptions::default())).unwrap();
+    Session::new(plan, device, &Scalars::of(bindings)).unwrap()
+}
+
+/// Parameters of 16 bits: the state as the CPU has it, the parameter but for roundings to the other neighbour.
+fn steps_narrow_parameters_on(device: impl Device, dtype: ModelType, settings: &Settings) {
+    let shape = vec![300];
+    let mut compiled = step_model(std::slice::from_ref(&shape), settings, Emit::Functions).unwrap();
+    let (graph, bindings) = (&mut compiled.model.graph, &compiled.bindings);
+    let p = bindings.parameters[0].clone();
+    for name in ["p0", "g0", p.next.as_str()] {
+        let value = graph.value_named(name).unwrap();
+        graph.value_mut(value).ty = Some(ValueType::tensor(dtype, &shape));
+    }
+    let mut program = Program::new(&compiled.model, &ProgramOptions::default()).unwrap();
+    let wave = |k: f32| move |i: usize| (i as f32 * k).sin() * 0.3;
+    let mut feeds: HashMap<String, HostTensor> = HashMap::from([
+        ("p0".to_string(), narrow_tensor(dtype, &shape, wave(0.37))),
+        ("g0".into(), narrow_tensor(dtype, &shape, wave(0.91))),
+        ("learning_rate".into(), HostTensor::f32(&[], &[0.1]).unwrap()),
+        ("step".into(), HostTensor::i64(&[], &[0]).unwrap()),
+        ("gates".into(), HostTensor::f32(&[3], &[1.0; 3]).unwrap()),
+    ]);
+    for state in &p.states {
+        feeds.insert(state.name.clone(), HostTensor::zeros(ModelType::F32, &shape).unwrap());
+    }
+    let shapes: Vec<Vec<usize>> = program.inputs().map(|name| feeds[name].dims().to_vec()).collect();
+    let mut session = session(device, &program, &shapes, bindings);
+    feeds.iter().for_each(|(name, tensor)| session.set(name, tensor).unwrap());
+    for step in 0..3 {
+        session.step().unwrap();
+        feeds.insert("step".into(), HostTensor::i64(&[], &[step]).unwrap());
+        for (output, want) in program.run(feeds.clone().into_iter().collect()).unwrap() {
+            let states = p.states.iter().map(|s| (&s.next, &s.name));
+            let Some((_, input)) = states.chain([(&p.next, &p.name)]).find(|(next, _)| **next == output) else { continue };
+            let got = session.get(input, Some(&shape)).unwrap();
+            assert_eq!(got.dtype(), want.dtype(), "{output}");
+            let unit = if output != p.next { 1e-5 } else if dtype == ModelType::BF16 { 1.0 / 128.0 } else { 1.0 / 1024.0 };
+            let pairs: Vec<(f64, f64)> = got.to_f64().into_iter().zip(want.to_f64()).collect();
+            let near = |(a, b): &&(f64, f64)| (a - b).abs() > 1e-7 + unit * b.abs();
+            assert_eq!(pairs.iter().filter(near).count(), 0, "{output} at step {step}");
+            if output == p.next {
+                assert!(pairs.iter().filter(|(a, b)| a != b).count() <= 3, "{output} at step {step}");
+            }
+            // Both go on from the same numbers.
+            session.set(input, &want).unwrap();
+            feeds.insert(input.clone(), want);
+        }
+    }
+}
+
+/// What a product, a transposition and a multiplication of 16 bits give, and their result fed back.
+fn computes_narrow_values_on(device: impl Device, dtype: ModelType) {
+    let mut graph = Graph::new("g");
+    let x = graph.add_input("x", ValueType::tensor(dtype, &[2, 3]));
+    let kept = graph.add_input("kept", ValueType::tensor(dtype, &[2, 2]));
+    let weights: Vec<u8> = [0.1, 0.7, -0.3, 0.9, 0.2, 0.6].iter().flat_map(|w| narrow(dtype, *w)).collect();
+    let w = graph.add_initializer("w", Constant::raw(dtype, [3, 2], weights));
+    let [y] = graph.add(Node::new("MatMul", [x, w]), ["y"]);
+    let [t] = graph.add(Node::new("Transpose", [y]), ["t"]);
+    let [z] = graph.add(Node::new("Mul", [t, kept]), ["z"]);
+    let [wide] = graph.add(Node::new("Cast", [z]).with("to", i64::from(ModelType::F32.0)), ["wide"]);
+    graph.value_mut(z).ty = Some(ValueType::tensor(dtype, &[2, 2]));
+    graph.outputs.extend([z, wide]);
+    let opsets = vec![Opset { domain: String::new(), version: 17 }];
+    let model = Model { ir_version: 8, opsets, graph, ..Model::default() };
+    let mut program = Program::new(&model, &ProgramOptions::default()).unwrap();
+    let mut bindings = plain();
+    bindings.state = vec![serde_json::from_value(serde_json::json!({
+        "name": "kept", "next": "z", "role": "other", "dtype": if dtype == ModelType::BF16 { "bf16" } else { "f16" }, "shape": [2, 2]
+    }))
+    .unwrap()];
+    let mut feeds = vec![
+        ("x".to_string(), narrow_tensor(dtype, &[2, 3], |i| [0.3, -0.11, 0.77, 1.3, 0.21, -0.4][i])),
+        ("kept".to_string(), narrow_tensor(dtype, &[2, 2], |i| [1.1, -0.7, 0.9, 1.9][i])),
+    ];
+    let mut session = session(device, &program, &[vec![2, 3], vec![2, 2]], &bindings);
+    feeds.iter().for_each(|(name, tensor)| session.set(name, tensor).unwrap());
+    for _ in 0..2 {
+        session.step().unwrap();
+        let results: HashMap<String, HostTensor> = program.run(feeds.clone()).unwrap().into_iter().collect();
+        let next = session.get("kept", Some(&[2, 2])).unwrap();
+        assert_eq!(next.dtype(), dtype);
+        // bfloat16 is rounded after every operator; float16 only where it is stored.
+        let unit = if dtype == ModelType::BF16 { 0.0 } else { 1.0 / 1024.0 };
+        for (got, want) in [(session.get("wide", None).unwrap(), &results["wide"]), (next.clone(), &results["z"])] {
+            for (a, b) in got.to_f64().iter().zip(want.to_f64()) {
+                assert!((a - b).abs() <= unit * b.abs(), "{a} for {b}");
+            }
+        }
+        feeds[1].1 = next;
+    }
+}
+
+#[test]
+fn values_of_16_bits_are_the_cpus() {
+    for dtype in [ModelType::BF16, ModelType::F16] {
+        computes_narrow_values_on(Reference::default(), dtype);
+    }
+}
+
+#[test]
+fn parameters_of_16_bits_are_stepped() {
+    for dtype in [ModelType::BF16, ModelType::F16] {
+        steps_narrow_parameters_on(Reference::default(), dtype, &Settings::default());
+        let settings = Settings { hybrid_base: HybridBase::AdamW, max_update_norm: 1e9, ..Settings::default() };
+        steps_narrow_parameters_on(Reference::default(), dtype, &settings);
+    }
+}
+
+#[test]
+#[ignore = "needs a GPU: tests/gpu.sh"]
+fn on_a_gpu_values_of_16_bits_are_the_cpus() {
+    let gpu = || crate::cuda::Gpu::new(0).unwrap();
+    for dtype in [ModelType::BF16, ModelType::F16] {
+        computes_narrow_values_on(gpu(), dtype);
+        steps_narrow_parameters_on(gpu(), dtype, &Settings::default());
+    }
 }
 
 /// Cases that no kernel runs: each is refused by name.

@@ -3,6 +3,7 @@
 pub mod batches;
 mod contraction;
 mod moving;
+mod narrow;
 mod loss;
 mod normalise;
 mod window;
@@ -38,8 +39,23 @@ use tract_onnx::tract_hir::internal::*;
 
 type Result<T> = std::result::Result<T, PlanError>;
 
+/// What a graph's inputs and outputs are called, in order, and which inputs are bfloat16 in the model.
+#[derive(Clone, Debug, Default)]
+#[allow(missing_docs)]
+pub struct Names {
+    pub inputs: Vec<String>,
+    pub outputs: Vec<String>,
+    pub narrow: HashSet<String>,
+}
+
 /// Lowers a graph in its own order.
-pub fn lower(model: &TypedModel, inputs: &[String], outputs: &[String], bindings: &Bindings, options: &PlanOptions) -> Result<Draft> {
+pub fn lower(
+    model: &TypedModel,
+    names: &Names,
+    bindings: &Bindings,
+    options: &PlanOptions,
+) -> Result<Draft> {
+    let Names { inputs, outputs, narrow } = names;
     let states = bindings.parameters.iter().flat_map(|p| &p.states).chain(&bindings.state);
     let fed_back: Vec<(&str, &str)> = (bindings.parameters.iter().map(|p| (p.name.as_str(), p.next.as_str())))
         .chain(states.map(|s| (s.name.as_str(), s.next.as_str())))
@@ -49,6 +65,8 @@ pub fn lower(model: &TypedModel, inputs: &[String], outputs: &[String], bindings
         draft: Draft { buffers: Vec::new(), work: Vec::new(), inputs: Vec::new(), outputs: Vec::new() },
         values: HashMap::new(),
         inputs,
+        narrow,
+        twins: HashMap::new(),
         kept: fed_back.iter().map(|(name, _)| *name).collect(),
         take: None,
     };
@@ -67,6 +85,7 @@ pub fn lower(model: &TypedModel, inputs: &[String], outputs: &[String], bindings
                 let found = lowering.draft.inputs.iter().find(|(n, _)| n == input).map(|(_, id)| *id);
                 let target =
                     found.ok_or_else(|| PlanError::Graph(format!("the input '{input}' is not in the graph")))?;
+                let view = lowering.stored(outlet, name, Some(lowering.draft.buffers[target].dtype))?;
                 if target != view.buffer {
                     lowering.draft.push(name, Task::Assign, vec![view.buffer], vec![target]);
                 }
@@ -85,6 +104,9 @@ struct Lowering<'a> {
     draft: Draft,
     values: HashMap<OutletId, View>,
     inputs: &'a [String],
+    narrow: &'a HashSet<String>,
+    /// What is bfloat16 in memory, by the float32 value that the graph has of it.
+    twins: HashMap<OutletId, View>,
     kept: HashSet<&'a str>,
     /// Where batches come from, when not from the host.
     take: Option<Take>,
@@ -114,6 +136,9 @@ impl Lowering<'_> {
             return self.map(node, Operation::Not, &[Operand::View(equal)]);
         }
         if let Some(op) = node.op_as::<ElementWiseOp>() {
+            if Self::is_rounding(op) {
+                return self.round(node);
+            }
             return self.elementwise(node, op);
         }
         if let Some(op) = node.op_as::<Cast>() {
@@ -252,16 +277,24 @@ impl Lowering<'_> {
         let name = at
             .and_then(|i| self.inputs.get(i))
             .ok_or_else(|| PlanError::Graph(format!("the input '{}' has no name", node.name)))?;
-        let (dtype, shape) = (self.dtype(outlet)?, self.shape(outlet)?);
+        let is_narrow = self.narrow.contains(name);
+        let dtype = if is_narrow { DType::BF16 } else { self.dtype(outlet)? };
+        let shape = self.shape(outlet)?;
         let elements = shape.iter().product();
         if let Some(id) = self.taken(name, dtype, elements) {
-            self.values.insert(outlet, View::dense(id, &shape));
-            return Ok(());
+            return self.enter(outlet, name, is_narrow, View::dense(id, &shape));
         }
         let source = if self.kept.contains(name.as_str()) { Source::Kept } else { Source::Fed };
         let id = self.draft.buffer(name, dtype, elements, source);
         self.draft.inputs.push((name.clone(), id));
-        self.values.insert(outlet, View::dense(id, &shape));
+        self.enter(outlet, name, is_narrow, View::dense(id, &shape))
+    }
+
+    fn enter(&mut self, outlet: OutletId, name: &str, is_narrow: bool, view: View) -> Result<()> {
+        if is_narrow {
+            return self.twinned(outlet, name, view);
+        }
+        self.values.insert(outlet, view);
         Ok(())
     }
 
@@ -457,8 +490,14 @@ impl Lowering<'_> {
     fn update(&mut self, node: &TypedNode, op: &NeuroPlastic) -> Result<()> {
         let states = op.states();
         let mut ids = Vec::new();
-        for input in &node.inputs {
-            ids.push(self.dense(*input, &node.name)?.buffer);
+        let parameter = self.stored(node.inputs[3], &node.name, None)?;
+        let dtype = self.draft.buffers[parameter.buffer].dtype;
+        for (slot, input) in node.inputs.iter().enumerate() {
+            ids.push(match slot {
+                3 => parameter.buffer,
+                4 => self.stored(*input, &node.name, Some(dtype))?.buffer,
+                _ => self.dense(*input, &node.name)?.buffer,
+            });
         }
         let multiplier = ids.get(5 + states).copied();
         let is_kept = |id: &BufferId| self.draft.buffers[*id].source == Source::Kept;

@@ -26,6 +26,7 @@ mod tests;
 mod updates;
 mod view;
 
+pub use lower::Names;
 pub use lower::batches::{self, Resident, Scored};
 pub use view::View;
 
@@ -214,19 +215,17 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Plans a step: a typed graph of concrete shapes whose feedback `bindings` describe. `inputs` and `outputs` are the
-    /// names of the graph's own, in order.
+    /// Plans a step: a typed graph of concrete shapes whose feedback `bindings` describe.
     ///
     /// # Errors
     /// What no kernel can do, with operator and node.
     pub fn new(
         model: &TypedModel,
-        inputs: &[String],
-        outputs: &[String],
+        names: &Names,
         bindings: &Bindings,
         options: &PlanOptions,
     ) -> Result<Self, PlanError> {
-        let draft = lower::lower(model, inputs, outputs, bindings, options)?;
+        let draft = lower::lower(model, names, bindings, options)?;
         let draft = updates::group(draft);
         let draft = fuse::fuse(draft)?;
         let mut plan = schedule::schedule(draft)?;

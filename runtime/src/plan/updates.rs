@@ -1,7 +1,8 @@
-//! Updates with the same settings become one group: one launch steps them all.
+//! Updates with the same settings and type of parameters become one group: one launch steps them all.
 
 use super::{Draft, Kind, Node, Source, Task, Update, Work};
 use npc_kernels::cuda::neuroplastic::{Storage, may_overwrite_gradient};
+use npc_kernels::elementwise::DType;
 use npc_kernels::neuroplastic::Config;
 use std::collections::HashMap;
 
@@ -14,7 +15,9 @@ pub(super) fn group(mut draft: Draft) -> Draft {
         match node.kind {
             Kind::Work(Work { name, task: Task::NeuroPlastic { config, updates }, reads, writes }) => {
                 let common = Config { target_rms: 0.0, modulation_strength: 0.0, ..config };
-                match groups.iter_mut().find(|(c, _, _)| *c == common) {
+                let dtype = |updates: &[Update]| updates.first().map(|u| draft.buffers[u.parameter].dtype);
+                let own = dtype(&updates);
+                match groups.iter_mut().find(|(c, all, _)| *c == common && dtype(all) == own) {
                     Some((_, all, work)) => {
                         all.extend(updates);
                         work.reads.extend(reads);
@@ -39,9 +42,14 @@ pub(super) fn group(mut draft: Draft) -> Draft {
         for update in &mut updates {
             let gradient = &draft.buffers[update.gradient];
             let own = gradient.source == Source::Computed && readers[&update.gradient] == 1;
-            if !own || !may_overwrite_gradient(&config, Storage::F32) {
-                let (name, elements, dtype) = (gradient.name.clone(), gradient.elements, gradient.dtype);
-                update.scratch = draft.buffer(&name, dtype, elements, Source::Computed);
+            let storage = match gradient.dtype {
+                DType::F16 => Storage::F16,
+                DType::BF16 => Storage::Bf16,
+                _ => Storage::F32,
+            };
+            if !own || !may_overwrite_gradient(&config, storage) {
+                let (name, elements) = (gradient.name.clone(), gradient.elements);
+                update.scratch = draft.buffer(&name, DType::F32, elements, Source::Computed);
             }
             work.writes.push(update.scratch);
         }

@@ -26,7 +26,8 @@ impl Axis {
 
 impl Lowering<'_> {
     pub(super) fn contract(&mut self, node: &TypedNode, op: &EinSum) -> Result<()> {
-        let float = op.operating_dt == f32::datum_type() && op.q_params.is_none() && node.inputs.len() == 2;
+        let is_float = [f32::datum_type(), DatumType::F16].contains(&op.operating_dt);
+        let float = is_float && op.q_params.is_none() && node.inputs.len() == 2;
         if !float {
             return Err(self.refuse(
                 node,
@@ -34,7 +35,7 @@ impl Lowering<'_> {
                 &format!(" of {} operands in {:?}", node.inputs.len(), op.operating_dt),
             ));
         }
-        let mut operands = [self.value(node.inputs[0])?, self.value(node.inputs[1])?];
+        let mut operands = [self.factor(node.inputs[0], &node.name)?, self.factor(node.inputs[1], &node.name)?];
         let shape = self.shape(node.id.into())?;
         let axes = self.axes(node, op, &operands, &shape)?;
         // The result lies in its own order where that is a matrix, else as batch, rows, columns.
@@ -56,8 +57,7 @@ impl Lowering<'_> {
                 let reads = operands.iter().map(|v| v.buffer).collect();
                 self.draft.push(&node.name, Task::Products(products), reads, vec![output]);
                 let view = View { buffer: output, start: 0, shape, strides };
-                self.values.insert(node.id.into(), view);
-                return Ok(());
+                return self.product_as(node, view);
             }
             if attempt == 1 {
                 break;
