@@ -161,6 +161,10 @@ fn summary(compiled: &Compiled, output: &std::path::Path, ms: f64) -> String {
         (Some(first), Some(last)) => (first.nodes_before, last.nodes_after),
         _ => (0, 0),
     };
-    let became = if compiled.bindings.optimizer == "keep" { "kept".into() } else { format!("NeuroPlastic ({})", compiled.bindings.settings.hybrid_base.as_str()) };
+    let became = if compiled.bindings.optimizer == "keep" {
+        "kept".into()
+    } else {
+        format!("NeuroPlastic ({})", compiled.bindings.settings.hybrid_base.as_str())
+    };
     format!("{} → {became}, {before} → {after} nodes, {ms:.0} ms: {}\n", found.join(" + "), output.display())
 }

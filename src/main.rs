@@ -37,7 +37,8 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("NPC_LOG").unwrap_or_else(|_| "warn,tract_onnx=error".into());
+    let filter =
+        tracing_subscriber::EnvFilter::try_from_env("NPC_LOG").unwrap_or_else(|_| "warn,tract_onnx=error".into());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let result = match Arguments::parse().command {
         Command::Compile(a) => compile::run(a),

@@ -32,7 +32,12 @@ impl Observer for Watcher {
         self.bar.set_length(p.batches as u64);
         self.bar.set_position(p.batch as u64);
         self.bar.set_prefix(format!("epoch {}/{}", p.epoch, self.epochs));
-        self.bar.set_message(format!("loss {:.4} accuracy {} {:.0}/s", p.loss, percent(p.accuracy), p.samples_per_second));
+        self.bar.set_message(format!(
+            "loss {:.4} accuracy {} {:.0}/s",
+            p.loss,
+            percent(p.accuracy),
+            p.samples_per_second
+        ));
     }
 
     fn epoch(&mut self, e: &Epoch) {

@@ -59,7 +59,9 @@ fn device(text: &str) -> Result<Target, String> {
     match text.split_once(':') {
         None if text == "cpu" => Ok(Target::Cpu),
         None if text == "cuda" => Ok(Target::Cuda(0)),
-        Some(("cuda", number)) => number.parse().map(Target::Cuda).map_err(|_| format!("'{number}' is no GPU's number")),
+        Some(("cuda", number)) => {
+            number.parse().map(Target::Cuda).map_err(|_| format!("'{number}' is no GPU's number"))
+        }
         _ => Err("it is cpu, cuda or cuda:N".into()),
     }
 }
@@ -79,7 +81,8 @@ pub fn run(a: Arguments) -> Result<ExitCode, Problem> {
     let (model, bindings) = match npc_compiler::bindings::read(&model) {
         Ok(bindings) => (model, bindings),
         Err(npc_compiler::bindings::BindingsError::Missing) => {
-            let compiled = npc_compiler::compile(model, &a.choices.options()).map_err(|e| Problem::file(&a.model, e))?;
+            let compiled =
+                npc_compiler::compile(model, &a.choices.options()).map_err(|e| Problem::file(&a.model, e))?;
             for warning in &compiled.report.warnings {
                 eprintln!("note: {warning}");
             }
@@ -122,12 +125,19 @@ pub fn run(a: Arguments) -> Result<ExitCode, Problem> {
     let mut watcher = Watcher::new(a.epochs, stop);
     let summary = train(&model, &bindings, &options, &mut watcher).map_err(Problem::input)?;
     if summary.interrupted {
-        print(&format!("interrupted; everything is saved in {0}; go on with the same command and --resume\n", summary.out.display()))?;
+        print(&format!(
+            "interrupted; everything is saved in {0}; go on with the same command and --resume\n",
+            summary.out.display()
+        ))?;
         return Ok(ExitCode::from(130));
     }
     if let Some(last) = summary.epochs.last() {
         let accuracy = last.test_accuracy.map_or_else(String::new, |x| format!("test accuracy {x:.4}, "));
-        print(&format!("{accuracy}test loss {:.4}; trained model: {}\n", last.test_loss, summary.out.join("model.onnx").display()))?;
+        print(&format!(
+            "{accuracy}test loss {:.4}; trained model: {}\n",
+            last.test_loss,
+            summary.out.join("model.onnx").display()
+        ))?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -38,7 +38,12 @@ pub fn run(a: Arguments) -> Result<ExitCode, Problem> {
         let _ = writeln!(out, "{:<44} {:>14.3e}{}", d.name, d.relative, if good { "" } else { "  differs" });
     }
     let verdict = if agree { "agree" } else { "DISAGREE" };
-    let _ = writeln!(out, "{} tensors {verdict} over {} steps (tolerance {TOLERANCE:e}, relative to each tensor's largest element)", deviations.len(), a.steps);
+    let _ = writeln!(
+        out,
+        "{} tensors {verdict} over {} steps (tolerance {TOLERANCE:e}, relative to each tensor's largest element)",
+        deviations.len(),
+        a.steps
+    );
     print(&out)?;
     Ok(if agree { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }

@@ -79,7 +79,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             }
         }
         let total: f64 = best.iter().sum();
-        println!("{nodes:>8} {:>9.1} {:>9.1} {:>9.1} {total:>9.1} {:>12.2}", best[0], best[1], best[2], total * 1e3 / nodes as f64);
+        println!(
+            "{nodes:>8} {:>9.1} {:>9.1} {:>9.1} {total:>9.1} {:>12.2}",
+            best[0],
+            best[1],
+            best[2],
+            total * 1e3 / nodes as f64
+        );
     }
     Ok(())
 }

@@ -207,7 +207,8 @@ fn main() {
             let n = case.tensors * case.elements;
             let mut tensors: Vec<Tensor> = (0..case.tensors).map(|i| Tensor::new(case.elements, i as u32)).collect();
             for base in [HybridBase::Classic, HybridBase::AdamW] {
-                let config = Config { hybrid_base: base, weight_decay: 1e-2, decoupled_weight_decay: true, ..Config::default() };
+                let config =
+                    Config { hybrid_base: base, weight_decay: 1e-2, decoupled_weight_decay: true, ..Config::default() };
                 let workspace = Workspace::new();
                 let samples = RefCell::new(vec![]);
                 let mut group = criterion.benchmark_group(format!("{threads} thread(s)"));

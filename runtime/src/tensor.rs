@@ -81,7 +81,8 @@ impl HostTensor {
         if self.is_bfloat16 {
             return HostTensor::from(self.clone().into_engine()).cast(dtype);
         }
-        let dt = datum_type(dtype).ok_or_else(|| RuntimeError::Type { value: "tensor".into(), dtype: dtype.to_string() })?;
+        let dt =
+            datum_type(dtype).ok_or_else(|| RuntimeError::Type { value: "tensor".into(), dtype: dtype.to_string() })?;
         let tensor = self.tensor.cast_to_dt(dt).map_err(|e| RuntimeError::Prepare(e.to_string()))?;
         Ok(tensor.into_owned().into())
     }

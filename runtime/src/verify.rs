@@ -23,7 +23,13 @@ pub struct Deviation {
 ///
 /// # Errors
 /// A model the engine cannot run; a tensor that one of them does not have.
-pub fn verify(a: &Model, b: &Model, bindings: &Bindings, seed: u64, steps: u32) -> Result<Vec<Deviation>, RuntimeError> {
+pub fn verify(
+    a: &Model,
+    b: &Model,
+    bindings: &Bindings,
+    seed: u64,
+    steps: u32,
+) -> Result<Vec<Deviation>, RuntimeError> {
     let mut names: Vec<String> = bindings.outputs.loss.iter().cloned().collect();
     names.extend(bindings.parameters.iter().filter_map(|p| p.gradient.clone()));
     names.dedup();
@@ -32,7 +38,8 @@ pub fn verify(a: &Model, b: &Model, bindings: &Bindings, seed: u64, steps: u32) 
     let options = ProgramOptions { outputs: Some(names.clone()), threads: 1 };
     let (mut left, mut right) = (Program::new(a, &options)?, Program::new(b, &options)?);
     let mut worst = vec![0.0f64; names.len()];
-    let classes = bindings.outputs.logits.as_deref().and_then(|n| b.graph.value(b.graph.value_named(n)?).dims()?.last().copied());
+    let classes =
+        bindings.outputs.logits.as_deref().and_then(|n| b.graph.value(b.graph.value_named(n)?).dims()?.last().copied());
     for step in 0..steps {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         random.set_stream(u64::from(step));
@@ -46,7 +53,10 @@ pub fn verify(a: &Model, b: &Model, bindings: &Bindings, seed: u64, steps: u32) 
         for (i, ((_, x), (_, y))) in x.iter().zip(&y).enumerate() {
             let (x, y) = (x.to_f64(), y.to_f64());
             let size = x.iter().fold(1e-30f64, |m, v| m.max(v.abs()));
-            let gap = x.iter().zip(&y).fold(0.0f64, |m, (p, q)| if (p - q).is_finite() { m.max((p - q).abs()) } else { f64::INFINITY });
+            let gap = x
+                .iter()
+                .zip(&y)
+                .fold(0.0f64, |m, (p, q)| if (p - q).is_finite() { m.max((p - q).abs()) } else { f64::INFINITY });
             worst[i] = worst[i].max(if x.len() == y.len() { gap / size } else { f64::INFINITY });
         }
     }
@@ -54,7 +64,12 @@ pub fn verify(a: &Model, b: &Model, bindings: &Bindings, seed: u64, steps: u32) 
 }
 
 /// Random values for the inputs of either model, by name.
-fn feeds(a: &Model, b: &Model, classes: usize, random: &mut ChaCha8Rng) -> Result<Vec<(String, HostTensor)>, RuntimeError> {
+fn feeds(
+    a: &Model,
+    b: &Model,
+    classes: usize,
+    random: &mut ChaCha8Rng,
+) -> Result<Vec<(String, HostTensor)>, RuntimeError> {
     let mut feeds: Vec<(String, HostTensor)> = Vec::new();
     for model in [a, b] {
         for id in &model.graph.inputs {
@@ -63,15 +78,25 @@ fn feeds(a: &Model, b: &Model, classes: usize, random: &mut ChaCha8Rng) -> Resul
                 continue;
             }
             let dims = value.shape().unwrap_or_default();
-            let dims: Vec<usize> = dims.iter().map(|d| if let npc_compiler::graph::Dim::Known(n) = d { *n } else { 4 }).collect();
+            let dims: Vec<usize> =
+                dims.iter().map(|d| if let npc_compiler::graph::Dim::Known(n) = d { *n } else { 4 }).collect();
             let count: usize = dims.iter().product();
             let mut uniform = || (f64::from(random.next_u32()) + 0.5) / f64::from(u32::MAX);
             let tensor = match value.dtype().unwrap_or(DType::F32) {
-                DType::I64 => HostTensor::i64(&dims, &(0..count).map(|_| (uniform() * classes as f64) as i64).collect::<Vec<_>>())?,
-                DType::I32 => HostTensor::i32(&dims, &(0..count).map(|_| (uniform() * classes as f64) as i32).collect::<Vec<_>>())?,
+                DType::I64 => HostTensor::i64(
+                    &dims,
+                    &(0..count).map(|_| (uniform() * classes as f64) as i64).collect::<Vec<_>>(),
+                )?,
+                DType::I32 => HostTensor::i32(
+                    &dims,
+                    &(0..count).map(|_| (uniform() * classes as f64) as i32).collect::<Vec<_>>(),
+                )?,
                 other => {
-                    let normal = |u: &mut dyn FnMut() -> f64| 0.1 * (-2.0 * u().ln()).sqrt() * (std::f64::consts::TAU * u()).cos();
-                    HostTensor::f32(&dims, &(0..count).map(|_| normal(&mut uniform) as f32).collect::<Vec<_>>())?.cast(other)?
+                    let normal = |u: &mut dyn FnMut() -> f64| {
+                        0.1 * (-2.0 * u().ln()).sqrt() * (std::f64::consts::TAU * u()).cos()
+                    };
+                    HostTensor::f32(&dims, &(0..count).map(|_| normal(&mut uniform) as f32).collect::<Vec<_>>())?
+                        .cast(other)?
                 }
             };
             feeds.push((value.name.clone(), tensor));

@@ -18,7 +18,8 @@ fn golden_files() -> Vec<PathBuf> {
     let folder = std::env::var_os("NPC_GOLDEN_DIR").map_or_else(|| root().join("../shared/golden"), PathBuf::from);
     let folder = if folder.is_dir() { folder } else { root().join("tests/golden") };
     let files = std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
-    let mut files: Vec<PathBuf> = files.map(|f| f.unwrap().path()).filter(|p| p.extension().is_some_and(|e| e == "json")).collect();
+    let mut files: Vec<PathBuf> =
+        files.map(|f| f.unwrap().path()).filter(|p| p.extension().is_some_and(|e| e == "json")).collect();
     files.sort();
     assert!(files.len() >= 25, "{} holds {} golden files", folder.display(), files.len());
     files
@@ -77,9 +78,10 @@ fn original_steps_give_what_onnx_runtime_gives() {
             let wanted = digest["rms"].as_f64().unwrap();
             assert!((rms - wanted).abs() <= 1e-4 * wanted.abs() + 1e-6, "{file} {name}: rms {rms} against {wanted}");
             let stride = (values.len() / 7).max(1);
-            let near = values.iter().step_by(stride).zip(digest["sample"].as_array().unwrap()).filter(|(x, y)| {
-                y.as_f64().is_none_or(|y| (**x - y).abs() <= 1e-4 * y.abs() + 1e-4 * wanted + 1e-7)
-            });
+            let near =
+                values.iter().step_by(stride).zip(digest["sample"].as_array().unwrap()).filter(|(x, y)| {
+                    y.as_f64().is_none_or(|y| (**x - y).abs() <= 1e-4 * y.abs() + 1e-4 * wanted + 1e-7)
+                });
             let samples = digest["sample"].as_array().unwrap().len();
             assert!(near.count() + usize::from(samples > 4) >= samples, "{file} {name}: {values:?}");
         }
@@ -206,10 +208,14 @@ fn parameters_and_states_are_updated_in_place() {
     let mut feeds: Vec<(String, HostTensor)> = Vec::new();
     for p in &b.parameters {
         let n: usize = p.shape.iter().product();
-        feeds.push((p.name.clone(), HostTensor::f32(&p.shape, &(0..n).map(|i| (i as f32).sin() * 0.05).collect::<Vec<_>>()).unwrap()));
+        feeds.push((
+            p.name.clone(),
+            HostTensor::f32(&p.shape, &(0..n).map(|i| (i as f32).sin() * 0.05).collect::<Vec<_>>()).unwrap(),
+        ));
         feeds.extend(p.states.iter().map(|s| (s.name.clone(), HostTensor::zeros(DType::F32, &s.shape).unwrap())));
     }
-    let pointers: HashMap<String, *const f32> = feeds.iter().map(|(n, t)| (n.clone(), t.as_f32().unwrap().as_ptr())).collect();
+    let pointers: HashMap<String, *const f32> =
+        feeds.iter().map(|(n, t)| (n.clone(), t.as_f32().unwrap().as_ptr())).collect();
     for input in &b.inputs {
         let value = compiled.model.graph.value(compiled.model.graph.value_named(&input.name).unwrap());
         feeds.push((input.name.clone(), HostTensor::zeros(value.dtype().unwrap(), &value.dims().unwrap()).unwrap()));
@@ -286,14 +292,22 @@ fn bfloat16_operators_round_their_results() {
     use npc_compiler::graph::{Graph, Node, Opset};
     let mut graph = Graph::new("g");
     let x = graph.add_input("x", ValueType::tensor(DType::BF16, &[2, 3]));
-    let w = graph.add_initializer("w", Constant::raw(DType::BF16, [3, 2], narrow(&[0.1, 0.7, -0.3, 0.9, 0.2, 0.6]).iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>()));
+    let w = graph.add_initializer(
+        "w",
+        Constant::raw(
+            DType::BF16,
+            [3, 2],
+            narrow(&[0.1, 0.7, -0.3, 0.9, 0.2, 0.6]).iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>(),
+        ),
+    );
     let [y] = graph.add(Node::new("MatMul", [x, w]), ["y"]);
     let [t] = graph.add(Node::new("Transpose", [y]), ["t"]);
     let [z] = graph.add(Node::new("Mul", [t, t]), ["z"]);
     let [wide] = graph.add(Node::new("Cast", [z]).with("to", i64::from(DType::F32.0)), ["wide"]);
     graph.value_mut(z).ty = Some(ValueType::tensor(DType::BF16, &[2, 2]));
     graph.outputs.extend([z, wide]);
-    let model = Model { ir_version: 8, opsets: vec![Opset { domain: String::new(), version: 17 }], graph, ..Model::default() };
+    let model =
+        Model { ir_version: 8, opsets: vec![Opset { domain: String::new(), version: 17 }], graph, ..Model::default() };
     let numbers = narrow(&[0.3, -0.11, 0.77, 1.3, 0.21, -0.4]);
     let mut program = Program::new(&model, &ProgramOptions::default()).unwrap();
     let results: HashMap<String, HostTensor> =
@@ -317,7 +331,8 @@ fn unknown_operators_are_refused_by_name() {
     node.name = "frob".into();
     let [y] = graph.add(node, ["y"]);
     graph.outputs.push(y);
-    let model = Model { ir_version: 8, opsets: vec![Opset { domain: String::new(), version: 17 }], graph, ..Model::default() };
+    let model =
+        Model { ir_version: 8, opsets: vec![Opset { domain: String::new(), version: 17 }], graph, ..Model::default() };
     let error = Program::new(&model, &ProgramOptions::default()).err().unwrap().to_string();
     assert!(error.contains("com.example::Frobnicate") && error.contains("'frob'"), "{error}");
 }

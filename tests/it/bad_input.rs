@@ -45,7 +45,8 @@ fn files_that_are_no_models() {
 }
 
 fn saved(graph: Graph) -> tempfile::NamedTempFile {
-    let model = Model { ir_version: 8, opsets: vec![Opset { domain: String::new(), version: 17 }], graph, ..Model::default() };
+    let model =
+        Model { ir_version: 8, opsets: vec![Opset { domain: String::new(), version: 17 }], graph, ..Model::default() };
     file(&npc_compiler::onnx::to_bytes(&model).unwrap())
 }
 

@@ -22,7 +22,8 @@ fn commands_run_as_written() {
         }
         let bin = std::path::Path::new(env!("CARGO_BIN_EXE_npc")).parent().unwrap();
         let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
-        let output = Command::new("bash").args(["-c", &line]).env("PATH", path).current_dir(folder.path()).output().unwrap();
+        let output =
+            Command::new("bash").args(["-c", &line]).env("PATH", path).current_dir(folder.path()).output().unwrap();
         // On a machine without a GPU the answer is a sentence and the code for input that cannot be used.
         let lacks_gpu = || !crate::stdout(&crate::npc(["devices"])).contains("cuda:0");
         let expected = match () {

@@ -18,7 +18,15 @@ fn snapshot_in(folder: &str, file: &str, name: &str, options: &CompileOptions) {
 
 #[test]
 fn rewritten_pytorch_steps() {
-    for file in ["mlp_sgd", "mlp_momentum", "mlp_adamw", "mlp_adam_lerp", "mlp_rmsprop", "mlp_adamw_unoptimized", "transformer_adamw"] {
+    for file in [
+        "mlp_sgd",
+        "mlp_momentum",
+        "mlp_adamw",
+        "mlp_adam_lerp",
+        "mlp_rmsprop",
+        "mlp_adamw_unoptimized",
+        "transformer_adamw",
+    ] {
         snapshot(file, "neuroplastic", &CompileOptions::default());
     }
 }

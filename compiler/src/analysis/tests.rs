@@ -74,7 +74,11 @@ fn a_linear_layers_weight_and_bias_start_alike() {
     for (name, fan_in) in [("net.0", 784.0f64), ("net.2", 64.0), ("net.4", 64.0)] {
         for part in ["weight", "bias"] {
             let parameter = graph.value_named(&format!("{name}.{part}")).unwrap();
-            assert_eq!(initialization(&graph, parameter), Init::Uniform { bound: 1.0 / fan_in.sqrt() }, "{name}.{part}");
+            assert_eq!(
+                initialization(&graph, parameter),
+                Init::Uniform { bound: 1.0 / fan_in.sqrt() },
+                "{name}.{part}"
+            );
         }
     }
 }

@@ -30,7 +30,10 @@ pub fn diff(a: &Model, b: &Model) -> Diff {
     let mut result = Diff::default();
     graphs(&a.graph, &b.graph, &mut result);
     let functions = |m: &Model| -> Vec<(String, u64)> {
-        m.functions.iter().map(|f| (format!("function {}::{}", f.domain, f.name), Prints::new(&f.body).whole(&f.body))).collect()
+        m.functions
+            .iter()
+            .map(|f| (format!("function {}::{}", f.domain, f.name), Prints::new(&f.body).whole(&f.body)))
+            .collect()
     };
     let (left, right) = (functions(a), functions(b));
     result.removed.extend(left.iter().filter(|f| !right.contains(f)).map(|f| f.0.clone()));
@@ -39,7 +42,11 @@ pub fn diff(a: &Model, b: &Model) -> Diff {
     for (side, model) in [a, b].into_iter().enumerate() {
         for id in model.graph.node_ids() {
             let node = model.graph.node(id);
-            let name = if node.domain.is_empty() { node.op_type.clone() } else { format!("{}::{}", node.domain, node.op_type) };
+            let name = if node.domain.is_empty() {
+                node.op_type.clone()
+            } else {
+                format!("{}::{}", node.domain, node.op_type)
+            };
             let entry = counts.entry(name).or_default();
             *(if side == 0 { &mut entry.0 } else { &mut entry.1 }) += 1;
         }
@@ -64,8 +71,10 @@ fn graphs(a: &Graph, b: &Graph, result: &mut Diff) {
         lines
     };
     let interface = |g: &Graph| -> Vec<(String, u64)> {
-        let text = |v: &Value| v.ty.as_ref().map_or_else(|| v.name.clone(), |t| format!("{}: {}", v.name, type_text(t)));
-        let default = |v: &ValueId| g.value(*v).initializer.as_ref().map_or(0, |t| hashed((t.dtype.0, &t.dims, t.bytes())));
+        let text =
+            |v: &Value| v.ty.as_ref().map_or_else(|| v.name.clone(), |t| format!("{}: {}", v.name, type_text(t)));
+        let default =
+            |v: &ValueId| g.value(*v).initializer.as_ref().map_or(0, |t| hashed((t.dtype.0, &t.dims, t.bytes())));
         let inputs = g.inputs.iter().map(|v| (format!("input {}", text(g.value(*v))), default(v)));
         // An output that is computed differently shows at the nodes; here only its name and type count.
         let outputs = g.outputs.iter().map(|v| (format!("output {}", text(g.value(*v))), 0));
@@ -108,7 +117,8 @@ fn hashed(parts: impl Hash) -> u64 {
 
 impl Prints {
     fn new(g: &Graph) -> Self {
-        let mut prints = Prints { values: FxHashMap::default(), nodes: FxHashMap::default(), count: FxHashMap::default() };
+        let mut prints =
+            Prints { values: FxHashMap::default(), nodes: FxHashMap::default(), count: FxHashMap::default() };
         for id in g.value_ids().filter(|v| g.value(*v).producer.is_none()) {
             let value = g.value(id);
             let print = match (&value.initializer, value.is_input) {
@@ -153,7 +163,9 @@ impl fmt::Debug for AttributePrint<'_> {
         };
         match self.0 {
             A::Tensor(t) => write!(f, "{} {:?} {}", t.dtype, t.dims, hashed(t.bytes())),
-            A::Tensors(list) => list.iter().try_for_each(|t| write!(f, "{} {:?} {}", t.dtype, t.dims, hashed(t.bytes()))),
+            A::Tensors(list) => {
+                list.iter().try_for_each(|t| write!(f, "{} {:?} {}", t.dtype, t.dims, hashed(t.bytes())))
+            }
             A::Graph(g) => graph(g, f),
             A::Graphs(list) => list.iter().try_for_each(|g| graph(g, f)),
             other => write!(f, "{other:?}"),

@@ -4,11 +4,11 @@
 //! petgraph edge runs from a value's producer to each of its consumers, so order and reachability are petgraph's own
 //! algorithms. Names stay unique among values; nothing else depends on names.
 
-mod dtype;
-mod node;
 pub mod diff;
 pub mod dot;
+mod dtype;
 pub mod json;
+mod node;
 pub mod patch;
 mod tensor;
 pub mod text;

@@ -116,8 +116,10 @@ fn signature(op: &str) -> Option<(usize, usize, bool)> {
         "Gemm" | "Conv" => (2, 3, true),
         "Pow" | "Gather" | "GatherElements" | "Expand" => (2, 2, false),
         "Where" => (3, 3, false),
-        "Abs" | "Cast" | "Exp" | "Identity" | "Log" | "Neg" | "Not" | "Relu" | "Sigmoid" | "Sqrt" | "Tanh" | "Transpose"
-        | "Softmax" | "LogSoftmax" | "Flatten" | "Shape" | "Size" | "Sign" | "Reciprocal" => (1, 1, false),
+        "Abs" | "Cast" | "Exp" | "Identity" | "Log" | "Neg" | "Not" | "Relu" | "Sigmoid" | "Sqrt" | "Tanh"
+        | "Transpose" | "Softmax" | "LogSoftmax" | "Flatten" | "Shape" | "Size" | "Sign" | "Reciprocal" => {
+            (1, 1, false)
+        }
         _ => return None,
     })
 }
@@ -126,7 +128,11 @@ fn operator(g: &Graph, node: &Node, name: &impl Fn(&Node) -> String) -> Result<(
     let Some((least, most, same)) = signature(&node.op_type).filter(|_| node.domain.is_empty()) else { return Ok(()) };
     let count = node.inputs.len();
     if !(least..=most).contains(&count) || node.inputs[..least].contains(&None) {
-        return Err(VerifyError::Arity { node: name(node), op: node.op_type.clone(), count: node.inputs.iter().flatten().count() });
+        return Err(VerifyError::Arity {
+            node: name(node),
+            op: node.op_type.clone(),
+            count: node.inputs.iter().flatten().count(),
+        });
     }
     let dtype = |slot| g.value(node.input(slot)?).dtype();
     match (dtype(0), dtype(1)) {

@@ -211,7 +211,8 @@ pub fn recognise(model: &Model, options: &RecogniseOptions) -> Result<Recognitio
     let mut scope = Scope::new(graph, &order);
     let groups = scope.groups(&bind);
     let clocks = clock_bases(&scope);
-    let mut result = Recognition { matches: operators.matches, unmatched: operators.unmatched, ..Recognition::default() };
+    let mut result =
+        Recognition { matches: operators.matches, unmatched: operators.unmatched, ..Recognition::default() };
     result.carried.extend(scope.clocks.iter().map(|p| (p.value, p.next)));
     let mut known: FxHashMap<String, Result<Verdict, Mismatch>> = FxHashMap::default();
     for group in groups.iter().filter(|g| !taken.contains(&g.theta.next)) {
@@ -460,7 +461,8 @@ fn settle(update: &Update, found: Found, rule: rules::Rule) -> Result<Settled, M
         match others[..] {
             [only] if behaviour::near(*a, 0.37) && behaviour::near(*b, 0.43) => inputs.push((*name, only)),
             _ => {
-                return update::fail(5,
+                return update::fail(
+                    5,
                     None,
                     format!("{name} depends on a graph input in a way that is not a plain setting"),
                 );

@@ -20,7 +20,8 @@ pub fn step(formulas: &str) -> Model {
     for v in [y, g] {
         graph.value_mut(v).ty = Some(ValueType::tensor(DType::F32, if v == g { &[4, 3] } else { &[1, 3] }));
     }
-    let mut parser = Parser { graph, names: HashMap::from([("w".into(), w), ("g".into(), g)]), text: Vec::new(), at: 0 };
+    let mut parser =
+        Parser { graph, names: HashMap::from([("w".into(), w), ("g".into(), g)]), text: Vec::new(), at: 0 };
     for formula in formulas.split(';').map(str::trim).filter(|f| !f.is_empty()) {
         let (name, body) = formula.split_once('=').unwrap();
         parser.text = body.chars().filter(|c| !c.is_whitespace()).collect();
@@ -72,7 +73,11 @@ pub fn near_misses(cases: &[(&str, &str)]) {
     assert!(cases.len() >= 5);
     for (formulas, reason) in cases {
         let unmatched = refused(formulas);
-        assert!(unmatched.reason.contains(reason), "{formulas}\n  refused because {}\n  wanted: {reason}", unmatched.reason);
+        assert!(
+            unmatched.reason.contains(reason),
+            "{formulas}\n  refused because {}\n  wanted: {reason}",
+            unmatched.reason
+        );
         assert!(!unmatched.node.is_empty(), "{formulas}");
     }
 }

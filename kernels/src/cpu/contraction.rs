@@ -149,9 +149,24 @@ impl Contraction {
                 columns: self.columns.extent,
                 inner: self.inner.extent,
                 batch: batch.extent,
-                a: Operand { start: a + a_sum, down: stride(self.rows.a), along: stride(self.inner.a), batch: stride(batch.a) },
-                b: Operand { start: b + b_sum, down: stride(self.inner.b), along: stride(self.columns.b), batch: stride(batch.b) },
-                c: Operand { start: c, down: stride(self.rows.c), along: stride(self.columns.c), batch: stride(batch.c) },
+                a: Operand {
+                    start: a + a_sum,
+                    down: stride(self.rows.a),
+                    along: stride(self.inner.a),
+                    batch: stride(batch.a),
+                },
+                b: Operand {
+                    start: b + b_sum,
+                    down: stride(self.inner.b),
+                    along: stride(self.columns.b),
+                    batch: stride(batch.b),
+                },
+                c: Operand {
+                    start: c,
+                    down: stride(self.rows.c),
+                    along: stride(self.columns.c),
+                    batch: stride(batch.c),
+                },
                 accumulate: sum > 0,
             }
         };

@@ -59,8 +59,9 @@ mod tests {
                 let is_nan = |x: T| x.partial_cmp(&x).is_none();
                 // Beaten by nothing, and the first or last of its equals.
                 let beats = |a: T, b: T| if is_smallest { a < b } else { a > b } || (is_nan(a) && !is_nan(b));
-                let best: Vec<usize> =
-                    (0..extent).filter(|k| !(0..extent).any(|j| beats(line(j), line(*k)) && !is_nan(line(*k)))).collect();
+                let best: Vec<usize> = (0..extent)
+                    .filter(|k| !(0..extent).any(|j| beats(line(j), line(*k)) && !is_nan(line(*k))))
+                    .collect();
                 let nans: Vec<usize> = (0..extent).filter(|k| is_nan(line(*k))).collect();
                 let of = if nans.is_empty() { best } else { nans };
                 let want = if is_last { of.last() } else { of.first() };

@@ -28,7 +28,14 @@ pub fn dropout(
 /// Adds 1 to the uint64 at `step`.
 pub fn count_step(step: DevicePointer) -> Launch {
     let arguments = vec![Argument::Pointer(step)];
-    Launch { source: Source::Dropout, kernel: "count_step", grid: [1; 3], block: [32, 1, 1], dynamic_shared: 0, arguments }
+    Launch {
+        source: Source::Dropout,
+        kernel: "count_step",
+        grid: [1; 3],
+        block: [32, 1, 1],
+        dynamic_shared: 0,
+        arguments,
+    }
 }
 
 #[cfg(test)]

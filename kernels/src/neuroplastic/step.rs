@@ -5,7 +5,9 @@ use rayon::prelude::*;
 use super::diagnostics::{self, Facts};
 use super::plan::Plan;
 use super::sweep::{
-    self, ApplyConstants, Base, CombineBlock, CombineConstants, Form, Memory, Sums, TraceBlock, TraceConstants, UpdateBlock};
+    self, ApplyConstants, Base, CombineBlock, CombineConstants, Form, Memory, Sums, TraceBlock, TraceConstants,
+    UpdateBlock,
+};
 use super::tensors::BLOCK;
 use super::view::{Order, View, part, part_mut};
 use super::workspace::Buffers;
@@ -279,12 +281,7 @@ fn update<T: Element>(
     Sweep { sums, extras }
 }
 
-fn base_part<'a>(
-    plan: &Plan<'_>,
-    base_momentum: &'a [f32],
-    base: &'a [f32],
-    range: Range<usize>,
-) -> &'a [f32] {
+fn base_part<'a>(plan: &Plan<'_>, base_momentum: &'a [f32], base: &'a [f32], range: Range<usize>) -> &'a [f32] {
     part(if plan.base == Base::SgdMomentum { base_momentum } else { base }, range)
 }
 

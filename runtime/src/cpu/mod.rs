@@ -2,8 +2,8 @@
 
 mod bfloat16;
 pub(crate) mod neuroplastic;
-mod prepare;
 pub(crate) mod ops;
+mod prepare;
 mod program;
 
 pub use program::{DeviceGraph, Program, ProgramOptions};

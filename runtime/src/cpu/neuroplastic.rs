@@ -2,8 +2,8 @@
 
 use half::f16;
 use npc_kernels::neuroplastic::{
-    Config, Element, Gates, HybridBase, Inputs, Mode, ModulationTarget, OrthogonalNormalization, Tensors, Traces, Workspace, plasticity_signal,
-    step, widen,
+    Config, Element, Gates, HybridBase, Inputs, Mode, ModulationTarget, OrthogonalNormalization, Tensors, Traces,
+    Workspace, plasticity_signal, step, widen,
 };
 use std::sync::Arc;
 use tract_onnx::model::{OnnxOpRegister, ParsingContext};
@@ -17,7 +17,11 @@ pub fn register(operators: &mut OnnxOpRegister) {
 }
 
 fn neuroplastic(_: &ParsingContext, node: &NodeProto) -> TractResult<(Box<dyn InferenceOp>, Vec<String>)> {
-    let op = NeuroPlastic { config: Shared(Arc::new(config(node)?)), outputs: node.output.len(), workspace: Shared::default() };
+    let op = NeuroPlastic {
+        config: Shared(Arc::new(config(node)?)),
+        outputs: node.output.len(),
+        workspace: Shared::default(),
+    };
     Ok((expand(op), Vec::new()))
 }
 
@@ -155,7 +159,12 @@ impl Expansion for NeuroPlastic {
         Ok(self.outputs)
     }
 
-    fn rules<'r, 'p: 'r, 's: 'r>(&'s self, s: &mut Solver<'r>, inputs: &'p [TensorProxy], outputs: &'p [TensorProxy]) -> InferenceResult {
+    fn rules<'r, 'p: 'r, 's: 'r>(
+        &'s self,
+        s: &mut Solver<'r>,
+        inputs: &'p [TensorProxy],
+        outputs: &'p [TensorProxy],
+    ) -> InferenceResult {
         let states = self.states();
         if inputs.len() < 5 + states || outputs.len() != 1 + states {
             bail!("a NeuroPlastic node of this base has {} inputs and {} outputs", 5 + states, 1 + states);
@@ -209,7 +218,9 @@ impl EvalOp for NeuroPlastic {
         // Popped from the back, each value is owned here alone unless the graph reads it again later; then it is copied.
         let mut owned: Vec<Tensor> = (0..states).filter_map(|_| inputs.pop()).map(IntoTensor::into_tensor).collect();
         owned.reverse();
-        let (Some(gradient), Some(parameter)) = (inputs.pop(), inputs.pop()) else { bail!("NeuroPlastic lacks inputs") };
+        let (Some(gradient), Some(parameter)) = (inputs.pop(), inputs.pop()) else {
+            bail!("NeuroPlastic lacks inputs")
+        };
         let mut parameter = parameter.into_tensor();
         match parameter.datum_type() {
             DatumType::F32 => self.update::<f32>(&scalars, &mut parameter, &gradient, &mut owned)?,
@@ -231,7 +242,8 @@ impl NeuroPlastic {
         let mut parameter = parameter.try_as_plain_ram_mut()?;
         let gradient = gradient.try_as_plain_ram()?;
         let mut views = states.iter_mut().map(Tensor::try_as_plain_ram_mut).collect::<TractResult<Vec<_>>>()?;
-        let mut slices = views.iter_mut().map(|v| v.as_slice_mut::<f32>()).collect::<TractResult<Vec<_>>>()?.into_iter();
+        let mut slices =
+            views.iter_mut().map(|v| v.as_slice_mut::<f32>()).collect::<TractResult<Vec<_>>>()?.into_iter();
         let mut next = || slices.next().unwrap_or_default();
         let tensors = Tensors {
             parameter: parameter.as_slice_mut::<T>()?,
@@ -276,7 +288,12 @@ impl Expansion for Signal {
         "PlasticitySignal".into()
     }
 
-    fn rules<'r, 'p: 'r, 's: 'r>(&'s self, s: &mut Solver<'r>, inputs: &'p [TensorProxy], outputs: &'p [TensorProxy]) -> InferenceResult {
+    fn rules<'r, 'p: 'r, 's: 'r>(
+        &'s self,
+        s: &mut Solver<'r>,
+        inputs: &'p [TensorProxy],
+        outputs: &'p [TensorProxy],
+    ) -> InferenceResult {
         check_input_arity(inputs, 5)?;
         check_output_arity(outputs, 1)?;
         s.equals(&outputs[0].datum_type, f32::datum_type())?;

@@ -39,7 +39,9 @@ pub fn read(path: &Path) -> Result<Array, DataError> {
         _ => return Err(failed("it is not an IDX file".into())),
     };
     if kind != 8 {
-        return Err(failed(format!("its elements have the IDX type {kind}; only unsigned bytes (8) are images or labels")));
+        return Err(failed(format!(
+            "its elements have the IDX type {kind}; only unsigned bytes (8) are images or labels"
+        )));
     }
     let header = 4 + 4 * rank;
     let dims: Vec<usize> = bytes
@@ -50,10 +52,15 @@ pub fn read(path: &Path) -> Result<Array, DataError> {
         .collect();
     let wanted = dims.iter().try_fold(1usize, |n, d| n.checked_mul(*d));
     // One byte more than the header asks for tells a longer file, however much a hostile one unpacks to.
-    let rest = wanted.and_then(|n| (n as u64).checked_add(header as u64 + 1)).map_or(0, |n| n.saturating_sub(bytes.len() as u64));
+    let rest = wanted
+        .and_then(|n| (n as u64).checked_add(header as u64 + 1))
+        .map_or(0, |n| n.saturating_sub(bytes.len() as u64));
     reader.take(rest).read_to_end(&mut bytes).map_err(|e| failed(e.to_string()))?;
     if wanted != Some(bytes.len() - header) {
-        return Err(failed(format!("it holds {} bytes where its header {dims:?} asks for {wanted:?}", bytes.len() - header)));
+        return Err(failed(format!(
+            "it holds {} bytes where its header {dims:?} asks for {wanted:?}",
+            bytes.len() - header
+        )));
     }
     bytes.drain(..header);
     Ok(Array { dims, bytes })

@@ -23,10 +23,14 @@ pub struct Dataset {
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
     /// Nothing there.
-    #[error("no data at {0}: give a folder with IDX files, an .npz file, or one of the names fashion-mnist, fashion-mnist-10k")]
+    #[error(
+        "no data at {0}: give a folder with IDX files, an .npz file, or one of the names fashion-mnist, fashion-mnist-10k"
+    )]
     NotFound(PathBuf),
     /// The full Fashion-MNIST is not on this machine.
-    #[error("Fashion-MNIST is not on this machine: install Debian's package dataset-fashion-mnist, or put its four .gz files into a folder and name it in NPC_DATA or --data")]
+    #[error(
+        "Fashion-MNIST is not on this machine: install Debian's package dataset-fashion-mnist, or put its four .gz files into a folder and name it in NPC_DATA or --data"
+    )]
     NoFashionMnist,
     /// A file cannot be read.
     #[error("cannot read {}: {why}", path.display())]
@@ -62,7 +66,9 @@ pub fn load(spec: &str, bindings: &Bindings) -> Result<Dataset, DataError> {
     let path = PathBuf::from(spec);
     let mut dataset = match spec {
         "fashion-mnist" => images(&fashion_mnist().ok_or(DataError::NoFashionMnist)?, bindings)?,
-        "fashion-mnist-10k" => images(&shipped().ok_or_else(|| DataError::NotFound("models/fashion-mnist".into()))?, bindings)?,
+        "fashion-mnist-10k" => {
+            images(&shipped().ok_or_else(|| DataError::NotFound("models/fashion-mnist".into()))?, bindings)?
+        }
         _ if path.is_dir() => images(&path, bindings)?,
         _ if path.extension().is_some_and(|e| e == "npz") && path.is_file() => npz::load(&path, bindings)?,
         _ => return Err(DataError::NotFound(path)),
@@ -80,10 +86,14 @@ pub fn load(spec: &str, bindings: &Bindings) -> Result<Dataset, DataError> {
 fn fashion_mnist() -> Option<PathBuf> {
     let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
     let cache = cache.or_else(|| std::env::var_os("HOME").map(|h| PathBuf::from(h).join(".cache")));
-    [std::env::var_os("NPC_DATA").map(PathBuf::from), Some("/usr/share/datasets/fashion-mnist".into()), cache.map(|c| c.join("npc/fashion-mnist"))]
-        .into_iter()
-        .flatten()
-        .find(|folder| idx::find(folder, "train-images").is_some())
+    [
+        std::env::var_os("NPC_DATA").map(PathBuf::from),
+        Some("/usr/share/datasets/fashion-mnist".into()),
+        cache.map(|c| c.join("npc/fashion-mnist")),
+    ]
+    .into_iter()
+    .flatten()
+    .find(|folder| idx::find(folder, "train-images").is_some())
 }
 
 /// The shipped part, looked for from the working folder upwards.
@@ -125,7 +135,10 @@ fn image_split(images: &idx::Array, labels: &idx::Array, bindings: &Bindings) ->
         return Err(DataError::Fit(format!("{count} images but {} labels", labels.bytes.len())));
     }
     let Some(label_input) = &bindings.outputs.labels else {
-        return Err(DataError::Fit("the model does not show which input takes the labels; give an .npz with arrays named like its inputs".into()));
+        return Err(DataError::Fit(
+            "the model does not show which input takes the labels; give an .npz with arrays named like its inputs"
+                .into(),
+        ));
     };
     let mut split = Split { columns: Vec::new(), len: count };
     for input in &bindings.inputs {

@@ -27,10 +27,15 @@ pub fn load(path: &Path, bindings: &Bindings) -> Result<Dataset, DataError> {
                     names.join(", ")
                 )));
             };
-            let values = read(&mut archive, entry, is_float(&input.dtype)).ok_or_else(|| failed(format!("array '{entry}' has a type that is neither float32/64 nor an integer")))?;
+            let values = read(&mut archive, entry, is_float(&input.dtype)).ok_or_else(|| {
+                failed(format!("array '{entry}' has a type that is neither float32/64 nor an integer"))
+            })?;
             let count = Column::samples(input, bindings, values.len())?;
             if split.len != 0 && split.len != count {
-                return Err(DataError::Fit(format!("'{name}' has {count} samples where the arrays before it have {}", split.len)));
+                return Err(DataError::Fit(format!(
+                    "'{name}' has {count} samples where the arrays before it have {}",
+                    split.len
+                )));
             }
             split.len = count;
             split.columns.push(Column::fit(input, bindings, values, count)?);

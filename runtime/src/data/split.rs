@@ -64,7 +64,9 @@ pub fn batch_size(bindings: &Bindings) -> Option<usize> {
 
 /// Elements of one sample of an input; `None` where a symbolic axis other than the batch's leaves it open.
 fn width(input: &BatchInput, bindings: &Bindings) -> Option<usize> {
-    let known = |axes: &[Axis]| axes.iter().map(|a| if let Axis::Known(n) = a { Some(*n) } else { None }).product::<Option<usize>>();
+    let known = |axes: &[Axis]| {
+        axes.iter().map(|a| if let Axis::Known(n) = a { Some(*n) } else { None }).product::<Option<usize>>()
+    };
     match batch_size(bindings) {
         // An input may hold several rows a sample: the labels of a sequence, say.
         Some(batch) => known(&input.shape).filter(|n| n % batch.max(1) == 0).map(|n| n / batch.max(1)),
@@ -75,10 +77,14 @@ fn width(input: &BatchInput, bindings: &Bindings) -> Option<usize> {
 impl Column {
     /// How many samples `elements` are for an input.
     pub fn samples(input: &BatchInput, bindings: &Bindings, elements: usize) -> Result<usize, DataError> {
-        let wide = width(input, bindings).ok_or_else(|| DataError::Fit(format!("input '{}' has no fixed size per sample", input.name)))?;
+        let wide = width(input, bindings)
+            .ok_or_else(|| DataError::Fit(format!("input '{}' has no fixed size per sample", input.name)))?;
         let wide = if one_hot(input, bindings).is_some() && !elements.is_multiple_of(wide) { 1 } else { wide };
         if wide == 0 || !elements.is_multiple_of(wide) {
-            return Err(DataError::Fit(format!("'{}' has {elements} elements, which is no whole number of samples of {wide}", input.name)));
+            return Err(DataError::Fit(format!(
+                "'{}' has {elements} elements, which is no whole number of samples of {wide}",
+                input.name
+            )));
         }
         Ok(elements / wide)
     }
@@ -100,11 +106,21 @@ impl Column {
         let values = match (values, input.dtype.as_str(), classes) {
             (Values::I64(v), "f32" | "f64" | "f16", None) => Values::F32(v.into_iter().map(|x| x as f32).collect()),
             (Values::F32(_), "i64" | "i32", _) => {
-                return Err(DataError::Fit(format!("input '{}' takes integers ({}), the data has floats", input.name, input.dtype)));
+                return Err(DataError::Fit(format!(
+                    "input '{}' takes integers ({}), the data has floats",
+                    input.name, input.dtype
+                )));
             }
             (v, _, _) => v,
         };
-        Ok(Column { name: input.name.clone(), values, width: own, dtype: input.dtype.clone(), shape: input.shape.clone(), one_hot: classes })
+        Ok(Column {
+            name: input.name.clone(),
+            values,
+            width: own,
+            dtype: input.dtype.clone(),
+            shape: input.shape.clone(),
+            one_hot: classes,
+        })
     }
 
     /// Refuses class ids outside 0..classes; −100 (ignored by cross-entropy) is let through.
@@ -146,11 +162,15 @@ impl Column {
                 }
                 HostTensor::f32(&dims, &out)
             }
-            (Values::F32(v), _) => HostTensor::f32(&dims, &samples.iter().flat_map(|i| &v[rows(i)]).copied().collect::<Vec<_>>()),
+            (Values::F32(v), _) => {
+                HostTensor::f32(&dims, &samples.iter().flat_map(|i| &v[rows(i)]).copied().collect::<Vec<_>>())
+            }
             (Values::I64(v), _) if self.dtype == "i32" => {
                 HostTensor::i32(&dims, &samples.iter().flat_map(|i| &v[rows(i)]).map(|x| *x as i32).collect::<Vec<_>>())
             }
-            (Values::I64(v), _) => HostTensor::i64(&dims, &samples.iter().flat_map(|i| &v[rows(i)]).copied().collect::<Vec<_>>()),
+            (Values::I64(v), _) => {
+                HostTensor::i64(&dims, &samples.iter().flat_map(|i| &v[rows(i)]).copied().collect::<Vec<_>>())
+            }
         }
     }
 
@@ -169,7 +189,8 @@ impl Column {
 
 /// Classes of an input that takes one-hot rows.
 fn one_hot(input: &BatchInput, bindings: &Bindings) -> Option<usize> {
-    let is_label = bindings.outputs.labels.as_deref() == Some(&input.name) && bindings.outputs.label_kind.as_deref() == Some("one_hot");
+    let is_label = bindings.outputs.labels.as_deref() == Some(&input.name)
+        && bindings.outputs.label_kind.as_deref() == Some("one_hot");
     match input.shape.last() {
         Some(Axis::Known(n)) if is_label => Some(*n),
         _ => None,

@@ -4,9 +4,9 @@ use super::arena::ALIGNMENT;
 use super::{Plan, PlanError, Precision, Source, Task, Work};
 use npc_kernels::cpu::contraction::Product;
 use npc_kernels::cuda::index::{self, Bits, Scatter};
-use npc_kernels::cuda::{arg, batch, dropout, window};
 use npc_kernels::cuda::neuroplastic::{Addresses, Storage, Tables, Tensor};
 use npc_kernels::cuda::{DevicePointer, Launch};
+use npc_kernels::cuda::{arg, batch, dropout, window};
 use npc_kernels::elementwise::{DType, ptx};
 
 /// One thing a device does.

@@ -122,10 +122,18 @@ fn steps_narrow_parameters_on(device: impl Device, dtype: ModelType, settings: &
         feeds.insert("step".into(), HostTensor::i64(&[], &[step]).unwrap());
         for (output, want) in program.run(feeds.clone().into_iter().collect()).unwrap() {
             let states = p.states.iter().map(|s| (&s.next, &s.name));
-            let Some((_, input)) = states.chain([(&p.next, &p.name)]).find(|(next, _)| **next == output) else { continue };
+            let Some((_, input)) = states.chain([(&p.next, &p.name)]).find(|(next, _)| **next == output) else {
+                continue;
+            };
             let got = session.get(input, Some(&shape)).unwrap();
             assert_eq!(got.dtype(), want.dtype(), "{output}");
-            let unit = if output != p.next { 1e-5 } else if dtype == ModelType::BF16 { 1.0 / 128.0 } else { 1.0 / 1024.0 };
+            let unit = if output != p.next {
+                1e-5
+            } else if dtype == ModelType::BF16 {
+                1.0 / 128.0
+            } else {
+                1.0 / 1024.0
+            };
             let pairs: Vec<(f64, f64)> = got.to_f64().into_iter().zip(want.to_f64()).collect();
             let near = |(a, b): &&(f64, f64)| (a - b).abs() > 1e-7 + unit * b.abs();
             assert_eq!(pairs.iter().filter(near).count(), 0, "{output} at step {step}");

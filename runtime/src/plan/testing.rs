@@ -1,7 +1,7 @@
 //! The reference device: our kernels' and the generated PTX in the interpreter, matrix products on the host.
 
-use super::command::{Command, Commands};
 use super::Precision;
+use super::command::{Command, Commands};
 use super::device::{Device, DeviceError};
 use npc_kernels::cpu::contraction::Product;
 use npc_kernels::cuda::{Argument, DevicePointer, Source as Module};

@@ -144,8 +144,7 @@ fn golden_on<D: Device>(device: impl Fn() -> D) -> usize {
         let shapes: Vec<Vec<usize>> = serde_json::from_value(case["shapes"].clone()).unwrap();
         let compiled = step_model(&shapes, &settings, Emit::Functions).unwrap();
         let program = Program::new(&compiled.model, &ProgramOptions::default()).unwrap();
-        let plan = planned(&program, &compiled, 1)
-            .unwrap_or_else(|e| panic!("{}: {e}", case["case"]));
+        let plan = planned(&program, &compiled, 1).unwrap_or_else(|e| panic!("{}: {e}", case["case"]));
         let mut session = Session::new(plan, device(), &Scalars::of(&compiled.bindings)).unwrap();
         let floats = |v: &serde_json::Value| {
             v.as_array().unwrap().iter().map(|x| x.as_f64().unwrap() as f32).collect::<Vec<_>>()

@@ -123,7 +123,15 @@ impl Evaluator {
         };
         let wanted = program.iter().flat_map(Program::inputs).map(str::to_string).collect();
         let (output, forward) = (output.unwrap_or_default(), program.map(Forward::Cpu));
-        Ok(Evaluator { forward, wanted, output, labels: o.labels.clone(), from_logits, class_axis: o.class_axis, batch })
+        Ok(Evaluator {
+            forward,
+            wanted,
+            output,
+            labels: o.labels.clone(),
+            from_logits,
+            class_axis: o.class_axis,
+            batch,
+        })
     }
 
     /// Runs the forward pass on a device from now on.
@@ -155,7 +163,8 @@ impl Evaluator {
         while at < split.len {
             let count = self.batch.min(split.len - at);
             // A last batch that is not full is filled with samples that are not counted.
-            let samples: Vec<usize> = (0..self.batch).map(|i| if i < count { at + i } else { (at + i) % split.len }).collect();
+            let samples: Vec<usize> =
+                (0..self.batch).map(|i| if i < count { at + i } else { (at + i) % split.len }).collect();
             at += count;
             if !self.from_logits && count < self.batch && total.loss_count > 0.0 {
                 break;
@@ -169,7 +178,9 @@ impl Evaluator {
                 Forward::Cpu(program) => {
                     feeds.extend(state.borrow(&self.wanted));
                     let results = program.run(feeds)?;
-                    let Some((_, tensor)) = results.into_iter().find(|(name, _)| *name == self.output) else { continue };
+                    let Some((_, tensor)) = results.into_iter().find(|(name, _)| *name == self.output) else {
+                        continue;
+                    };
                     tensor
                 }
             };

@@ -7,9 +7,12 @@ mod engine_tests;
 mod evaluate;
 mod state;
 
-use crate::cpu::{Program, ProgramOptions};
-use crate::data::{self, DataError, Dataset, batch_size};
 use crate::RuntimeError;
+use crate::cpu::{Program, ProgramOptions};
+use crate::cuda::Gpu;
+use crate::data::{self, DataError, Dataset, batch_size};
+use crate::plan::device::DeviceError;
+use crate::plan::{PlanError, Precision};
 use engine::NotFinite;
 pub use engine::{Engine, OnDevice};
 use npc_compiler::bindings::{Axis, Bindings};
@@ -17,9 +20,6 @@ use npc_compiler::graph::Model;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use serde::Serialize;
-use crate::cuda::Gpu;
-use crate::plan::{PlanError, Precision};
-use crate::plan::device::DeviceError;
 pub use state::State;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -139,7 +139,9 @@ pub enum TrainError {
     #[error(transparent)]
     Plan(#[from] PlanError),
     /// A batch size the model was not exported with.
-    #[error("the model was exported with a fixed batch of {model}, so --batch-size {asked} cannot be used; leave the option out, or export with a symbolic batch axis")]
+    #[error(
+        "the model was exported with a fixed batch of {model}, so --batch-size {asked} cannot be used; leave the option out, or export with a symbolic batch axis"
+    )]
     BatchSize {
         /// The model's.
         model: usize,
@@ -147,7 +149,9 @@ pub enum TrainError {
         asked: usize,
     },
     /// A learning rate for a model that has its own.
-    #[error("the learning rate is a constant inside this model, so --lr {0} cannot be used; leave the option out, or train with --optimizer neuroplastic")]
+    #[error(
+        "the learning rate is a constant inside this model, so --lr {0} cannot be used; leave the option out, or train with --optimizer neuroplastic"
+    )]
     FixedRate(f64),
     /// No batch size anywhere.
     #[error("the model's batch axis is symbolic: give --batch-size")]
@@ -196,7 +200,12 @@ pub enum TrainError {
 ///
 /// # Errors
 /// Data that does not fit, an operator the engine lacks, a loss that is no number, an unwritable folder.
-pub fn train(model: &Model, bindings: &Bindings, options: &TrainOptions, observer: &mut dyn Observer) -> Result<Summary, TrainError> {
+pub fn train(
+    model: &Model,
+    bindings: &Bindings,
+    options: &TrainOptions,
+    observer: &mut dyn Observer,
+) -> Result<Summary, TrainError> {
     let dataset = data::load(&options.data, bindings)?;
     let batch = match (batch_size(bindings), options.batch_size) {
         (Some(model), Some(asked)) if model != asked => return Err(TrainError::BatchSize { model, asked }),
@@ -215,7 +224,8 @@ pub fn train(model: &Model, bindings: &Bindings, options: &TrainOptions, observe
     let mut engine: Option<Box<dyn Engine>> = None;
     if let Target::Cuda(ordinal) = options.device {
         let mut on_gpu = || -> Result<_, TrainError> {
-            let train = OnDevice::new(Gpu::new(ordinal)?, &program, model, bindings, &dataset.train, batch, options.precision)?;
+            let train =
+                OnDevice::new(Gpu::new(ordinal)?, &program, model, bindings, &dataset.train, batch, options.precision)?;
             evaluator.move_to(Gpu::new(ordinal)?, model, bindings, options.precision)?;
             Ok(train)
         };
@@ -251,7 +261,11 @@ pub fn train(model: &Model, bindings: &Bindings, options: &TrainOptions, observe
         let first = state.batch;
         while state.batch < batches {
             if let Some(NotFinite { loss, batch: step }) = engine.advance(&mut state, bindings, &steps, batches)? {
-                let saved = if state.epoch > 0 { "the state after the epoch before is in the checkpoint" } else { "nothing was saved yet" };
+                let saved = if state.epoch > 0 {
+                    "the state after the epoch before is in the checkpoint"
+                } else {
+                    "nothing was saved yet"
+                };
                 return Err(TrainError::NotFinite { loss, step, epoch, lr, saved });
             }
             let done = (state.batch - first) * batch;
@@ -284,7 +298,8 @@ pub fn train(model: &Model, bindings: &Bindings, options: &TrainOptions, observe
         };
         state.next_epoch();
         let text = serde_json::to_string(&line).unwrap_or_default();
-        let mut file = std::fs::OpenOptions::new().append(true).create(true).open(&metrics).map_err(writing(&metrics))?;
+        let mut file =
+            std::fs::OpenOptions::new().append(true).create(true).open(&metrics).map_err(writing(&metrics))?;
         writeln!(file, "{text}").map_err(writing(&metrics))?;
         state.save(&options.out, model, bindings)?;
         observer.epoch(&line);

@@ -36,7 +36,8 @@ impl State {
             Some(path) => checkpoint::read(path)?.tensors,
             None => HashMap::new(),
         };
-        let constant = |name: &str| model.graph.value_named(name).and_then(|v| model.graph.value(v).initializer.as_ref());
+        let constant =
+            |name: &str| model.graph.value_named(name).and_then(|v| model.graph.value(v).initializer.as_ref());
         for (index, p) in bindings.parameters.iter().enumerate() {
             let tensor = match (given.get(&p.name), constant(&p.name)) {
                 (Some(tensor), _) if tensor.dims() == p.shape => tensor.clone(),
@@ -69,7 +70,10 @@ impl State {
         let names = bindings.parameters.iter().flat_map(|p| p.states.iter().map(|s| &s.name).chain([&p.name]));
         for name in names.chain(bindings.state.iter().map(|s| &s.name)) {
             let Some(tensor) = saved.tensors.get(name) else {
-                return Err(TrainError::Checkpoint { path, why: format!("it does not hold '{name}'; it belongs to another model") });
+                return Err(TrainError::Checkpoint {
+                    path,
+                    why: format!("it does not hold '{name}'; it belongs to another model"),
+                });
             };
             state.tensors.insert(name.clone(), tensor.clone());
         }
@@ -79,7 +83,11 @@ impl State {
 
     /// Writes checkpoint and trained model.
     pub fn save(&self, folder: &Path, model: &Model, bindings: &Bindings) -> Result<(), TrainError> {
-        checkpoint::write(&folder.join(checkpoint::FILE), &self.tensors, (self.epoch, self.batch, self.steps, self.score))?;
+        checkpoint::write(
+            &folder.join(checkpoint::FILE),
+            &self.tensors,
+            (self.epoch, self.batch, self.steps, self.score),
+        )?;
         let mut model = model.clone();
         for p in &bindings.parameters {
             if let (Some(value), Some(tensor)) = (model.graph.value_named(&p.name), self.tensors.get(&p.name)) {
@@ -87,7 +95,8 @@ impl State {
             }
         }
         let path = folder.join("model.onnx");
-        npc_compiler::onnx::save(&model, &path, &Default::default()).map_err(|e| TrainError::Write { path, why: e.to_string() })
+        npc_compiler::onnx::save(&model, &path, &Default::default())
+            .map_err(|e| TrainError::Write { path, why: e.to_string() })
     }
 
     /// Moves every tensor out, as feeds of a step.

@@ -10,7 +10,8 @@ pub fn lower(graph: &mut Graph) {
     for id in nodes {
         let states = if graph.node(id).op_type == "Adam" { 2 } else { 1 };
         let count = graph.node(id).inputs.len().saturating_sub(2) / (2 + states);
-        let whole = graph.node(id).inputs.len() == 2 + count * (2 + states) && graph.node(id).outputs.len() == count * (1 + states);
+        let whole = graph.node(id).inputs.len() == 2 + count * (2 + states)
+            && graph.node(id).outputs.len() == count * (1 + states);
         let Some(node) = (if whole { graph.remove_node(id) } else { None }) else { continue };
         let (Some(rate), Some(t)) = (node.input(0), node.input(1)) else { continue };
         for i in 0..count {

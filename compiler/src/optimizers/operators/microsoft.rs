@@ -29,7 +29,10 @@ fn elements(graph: &Graph, value: Option<ValueId>, count: usize) -> Vec<Option<V
     let readers = value.map(|v| graph.value(v).consumers.clone()).unwrap_or_default();
     for node in readers.into_iter().map(|id| graph.node(id)).filter(|n| n.is("SequenceAt")) {
         let index = node.input(1).and_then(|v| constant(graph, v));
-        if let Some(slot) = index.map(|i| if i < 0 { i + count as i64 } else { i }).and_then(|i| found.get_mut(usize::try_from(i).ok()?)) {
+        if let Some(slot) = index
+            .map(|i| if i < 0 { i + count as i64 } else { i })
+            .and_then(|i| found.get_mut(usize::try_from(i).ok()?))
+        {
             *slot = node.output(0);
         }
     }
@@ -54,7 +57,9 @@ fn constant(graph: &Graph, value: ValueId) -> Option<i64> {
 /// Refuses present inputs by name.
 fn absent(node: &Node, options: &[(usize, &str)]) -> Result<(), String> {
     match options.iter().find(|(i, _)| node.input(*i).is_some()) {
-        Some((_, name)) => Err(format!("its input {name} changes the update in a way NeuroPlastic cannot follow; export without mixed precision")),
+        Some((_, name)) => Err(format!(
+            "its input {name} changes the update in a way NeuroPlastic cannot follow; export without mixed precision"
+        )),
         None => Ok(()),
     }
 }
@@ -94,7 +99,10 @@ pub fn sgd_v2(graph: &Graph, node: &Node) -> Updates {
 }
 
 pub fn adam(_: &Graph, node: &Node) -> Updates {
-    absent(node, &[(6, "mixed_precision_weights"), (7, "loss_scale"), (8, "global_gradient_norm"), (9, "update_signal")])?;
+    absent(
+        node,
+        &[(6, "mixed_precision_weights"), (7, "loss_scale"), (8, "global_gradient_norm"), (9, "update_signal")],
+    )?;
     let decay = number(node, "lambda", 0.0);
     Ok(vec![Update {
         kind: if decay > 0.0 { Kind::AdamW } else { Kind::Adam },
@@ -162,7 +170,10 @@ pub fn lamb(_: &Graph, node: &Node) -> Updates {
             parameter: node.input(a),
             next: node.output(b),
             gradient: node.input(a + 1),
-            states: vec![(node.input(a + 2), node.output(b + 2), MOMENTS[0]), (node.input(a + 3), node.output(b + 3), MOMENTS[1])],
+            states: vec![
+                (node.input(a + 2), node.output(b + 2), MOMENTS[0]),
+                (node.input(a + 3), node.output(b + 3), MOMENTS[1]),
+            ],
             rate: node.input(3),
             step: node.input(4).map(|v| (v, 1.0)),
             settings: vec![

@@ -73,14 +73,20 @@ impl Operators {
     fn add(&mut self, graph: &Graph, id: NodeId, u: Update) {
         let name = u.parameter.map_or_else(|| "?".to_string(), |v| graph.name_of(v).to_string());
         let mut refuse = |reason: &str| {
-            self.unmatched.push(Unmatched { parameter: name.clone(), reason: reason.into(), node: describe(graph, id) });
+            self.unmatched.push(Unmatched {
+                parameter: name.clone(),
+                reason: reason.into(),
+                node: describe(graph, id),
+            });
         };
         let input = |v: Option<ValueId>| v.filter(|v| graph.value(*v).is_input);
         let output = |v: Option<ValueId>| v.map(|v| exported(graph, v)).filter(|v| graph.outputs.contains(v));
         let (Some(parameter), Some(next)) = (input(u.parameter), output(u.next)) else {
             return refuse("its parameter is not a graph input, or its new value not a graph output");
         };
-        let (Some(gradient), Some(rate)) = (u.gradient, u.rate) else { return refuse("it lacks a gradient or a learning rate") };
+        let (Some(gradient), Some(rate)) = (u.gradient, u.rate) else {
+            return refuse("it lacks a gradient or a learning rate");
+        };
         let mut states = Vec::new();
         for (value, after, role) in u.states {
             let (Some(value), Some(next)) = (input(value), output(after)) else {

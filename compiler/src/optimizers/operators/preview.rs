@@ -14,7 +14,11 @@ fn tensors(node: &Node, states: usize) -> Result<Vec<Tensor>, String> {
     let (ins, outs) = (2 + states, 1 + states);
     let count = node.inputs.len().saturating_sub(2) / ins;
     if count == 0 || node.inputs.len() != 2 + count * ins || node.outputs.len() != count * outs {
-        return Err(format!("it has {} inputs and {} outputs, which is no whole number of tensors", node.inputs.len(), node.outputs.len()));
+        return Err(format!(
+            "it has {} inputs and {} outputs, which is no whole number of tensors",
+            node.inputs.len(),
+            node.outputs.len()
+        ));
     }
     let pick = |i: usize| Tensor {
         inputs: (0..ins).map(|k| node.input(2 + k * count + i)).collect(),

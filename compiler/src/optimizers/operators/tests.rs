@@ -100,7 +100,8 @@ fn becomes_neuroplastic(step: Step, kind: Kind, states: &[StateRole]) -> Recogni
         assert_eq!(m.learning_rate.value.map(name), Some("lr".into()));
     }
     let compiled = compile(model, &CompileOptions::default()).unwrap();
-    let ops = |op: &str| compiled.model.graph.node_ids().filter(|id| compiled.model.graph.node(*id).op_type == op).count();
+    let ops =
+        |op: &str| compiled.model.graph.node_ids().filter(|id| compiled.model.graph.node(*id).op_type == op).count();
     assert_eq!(ops("NeuroPlastic"), 2);
     let left = |id| {
         let node = compiled.model.graph.node(id);
@@ -165,10 +166,8 @@ fn adam(loss_scale: bool) -> Step {
     let mut step = Step::new();
     let (m, v) = (step.states("m"), step.states("v"));
     for i in 0..2 {
-        let mut node = Node::new(
-            "AdamOptimizer",
-            [step.rate, step.count, step.parameters[i], step.gradients[i], m[i], v[i]],
-        );
+        let mut node =
+            Node::new("AdamOptimizer", [step.rate, step.count, step.parameters[i], step.gradients[i], m[i], v[i]]);
         if loss_scale {
             node.inputs.extend([None, Some(step.rate)]);
         }
@@ -210,11 +209,16 @@ fn lamb_of_several_tensors() {
 
 #[test]
 fn options_that_change_the_update_are_refused_by_name() {
-    for (step, operator, option) in [(adamw(false, true), "AdamWOptimizer", "update_signal"), (adam(true), "AdamOptimizer", "loss_scale")]
+    for (step, operator, option) in
+        [(adamw(false, true), "AdamWOptimizer", "update_signal"), (adam(true), "AdamOptimizer", "loss_scale")]
     {
         let (_, found) = step.recognised();
         assert_eq!(found.matches.len(), 0);
-        assert!(found.unmatched.iter().all(|u| u.reason.contains(option) && u.node.contains(operator)), "{:?}", found.unmatched);
+        assert!(
+            found.unmatched.iter().all(|u| u.reason.contains(option) && u.node.contains(operator)),
+            "{:?}",
+            found.unmatched
+        );
         assert!(!found.unmatched.is_empty());
     }
 }

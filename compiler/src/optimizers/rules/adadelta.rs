@@ -93,7 +93,10 @@ mod tests {
     fn look_alikes() {
         let cases = [
             ("x = sqrt(d + 1e-6)/sqrt(s' + 1e-6)*g; d' = 0.9*d + 0.1*x*x; w' = w + lr*x", "flipped"),
-            ("x = sqrt(d + 1e-6)/(s' + 1e-6)*g; d' = 0.9*d + 0.1*x*x; w' = w - lr*x", "does not shrink with the square root"),
+            (
+                "x = sqrt(d + 1e-6)/(s' + 1e-6)*g; d' = 0.9*d + 0.1*x*x; w' = w - lr*x",
+                "does not shrink with the square root",
+            ),
             ("x = (d + 1e-6)/sqrt(s' + 1e-6)*g; d' = 0.9*d + 0.1*x*x; w' = w - lr*x", "differs from the formula"),
             ("x = sqrt(d)/sqrt(s' + 1e-6)*g; d' = 0.9*d + 0.1*x*x; w' = w - lr*x", "not along the gradient"),
             ("x = sqrt(d + 1e-6)/sqrt(s' + 1e-6)*g; d' = 0.5*d + 0.1*x*x; w' = w - lr*x", "differs from the formula"),

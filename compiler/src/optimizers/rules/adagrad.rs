@@ -15,7 +15,10 @@ pub fn check(u: &Update) -> Result<Found, Mismatch> {
     };
     if !close(decay, 1.0) || !close(gain, 1.0) {
         let depth = u32::from(close(decay, 1.0));
-        return fail(depth, Some(u.state_next(0)), format!("the state is {decay:.4}·h + {gain:.4}·g², not the plain sum of squares"),
+        return fail(
+            depth,
+            Some(u.state_next(0)),
+            format!("the state is {decay:.4}·h + {gain:.4}·g², not the plain sum of squares"),
         );
     }
     if let (Some(slot), false) = (u.stale_reader(0), u.uses_next(0)) {

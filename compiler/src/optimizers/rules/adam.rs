@@ -203,24 +203,38 @@ mod tests {
             "pow1' = pow1*0.9; pow2' = pow2*0.999; w' = w - lr*(m'/(1 - pow1))/(sqrt(v'/(1 - pow2)) + 1e-8)",
         ] {
             let m = matched(&format!("{MOMENTS} {update}"));
-            assert_eq!((m.kind, number(&m, "beta1"), number(&m, "beta2"), number(&m, "epsilon")), (Kind::Adam, 0.9, 0.999, 1e-8), "{update}");
+            assert_eq!(
+                (m.kind, number(&m, "beta1"), number(&m, "beta2"), number(&m, "epsilon")),
+                (Kind::Adam, 0.9, 0.999, 1e-8),
+                "{update}"
+            );
         }
         for moments in [
             "m' = m + 0.1*(g - m); v' = v + 0.001*(g*g - v)",
             "m' = g*0.1 + m*0.9; v' = 0.001*g^2 + v*0.999",
             "m' = where(gt(0, 1), g, m) + (g - m)*0.1; v' = v*0.999 + (0.001*g)*g",
         ] {
-            let m = matched(&format!("{moments}; w' = w*(1 - lr*0.01) - lr*(m'/(1 - 0.9^t))/(sqrt(v'/(1 - 0.999^t)) + 1e-6)"));
-            assert_eq!((m.kind, number(&m, "weight_decay"), number(&m, "epsilon")), (Kind::AdamW, 0.01, 1e-6), "{moments}");
+            let m = matched(&format!(
+                "{moments}; w' = w*(1 - lr*0.01) - lr*(m'/(1 - 0.9^t))/(sqrt(v'/(1 - 0.999^t)) + 1e-6)"
+            ));
+            assert_eq!(
+                (m.kind, number(&m, "weight_decay"), number(&m, "epsilon")),
+                (Kind::AdamW, 0.01, 1e-6),
+                "{moments}"
+            );
             assert!(m.decoupled_weight_decay && m.step.is_some());
         }
     }
 
     #[test]
     fn coupled_decay_amsgrad_and_no_correction() {
-        let m = matched("d = g + 0.01*w; m' = 0.9*m + 0.1*d; v' = 0.999*v + 0.001*d*d; w' = w - lr*(m'/(1 - 0.9^t))/(sqrt(v'/(1 - 0.999^t)) + 1e-8)");
+        let m = matched(
+            "d = g + 0.01*w; m' = 0.9*m + 0.1*d; v' = 0.999*v + 0.001*d*d; w' = w - lr*(m'/(1 - 0.9^t))/(sqrt(v'/(1 - 0.999^t)) + 1e-8)",
+        );
         assert_eq!((m.kind, number(&m, "weight_decay"), m.decoupled_weight_decay), (Kind::Adam, 0.01, false));
-        let m = matched(&format!("{MOMENTS} x' = max(x, v'); w' = w - lr*(m'/(1 - 0.9^t))/(sqrt(x'/(1 - 0.999^t)) + 1e-8)"));
+        let m = matched(&format!(
+            "{MOMENTS} x' = max(x, v'); w' = w - lr*(m'/(1 - 0.9^t))/(sqrt(x'/(1 - 0.999^t)) + 1e-8)"
+        ));
         assert_eq!(m.kind, Kind::AmsGrad);
         let m = matched(&format!("{MOMENTS} w' = w - lr*m'/(sqrt(v') + 1e-8)"));
         assert_eq!((m.kind, number(&m, "bias_correction")), (Kind::Adam, 0.0));
@@ -241,15 +255,27 @@ mod tests {
         let tail = "(sqrt(v'/(1 - 0.999^t)) + 1e-8)";
         let cases = [
             (with(&format!("w' = w + lr*(m'/(1 - 0.9^t))/{tail}")), "sign of the step is flipped"),
-            (with("w' = w - lr*(m'/(1 - 0.9^t))/(sqrt(v/(1 - 0.999^t)) + 1e-8)"), "reads the second moment before its update"),
+            (
+                with("w' = w - lr*(m'/(1 - 0.9^t))/(sqrt(v/(1 - 0.999^t)) + 1e-8)"),
+                "reads the second moment before its update",
+            ),
             (with(&format!("w' = w - lr*(m/(1 - 0.9^t))/{tail}")), "reads the first moment before its update"),
             (with("w' = w - lr*(m'/(1 - 0.9^t))/(v'/(1 - 0.999^t) + 1e-8)"), "not by its square root"),
             (with("w' = w - lr*(m'/(1 - 0.999^t))/(sqrt(v'/(1 - 0.9^t)) + 1e-8)"), "bias correction at the first step"),
-            (with("w' = w - lr*(m'/(1 - 0.9^(t + 5)))/(sqrt(v'/(1 - 0.999^(t + 5))) + 1e-8)"), "bias correction at the first step"),
+            (
+                with("w' = w - lr*(m'/(1 - 0.9^(t + 5)))/(sqrt(v'/(1 - 0.999^(t + 5))) + 1e-8)"),
+                "bias correction at the first step",
+            ),
             (with(&format!("w' = w*0.99 - lr*(m'/(1 - 0.9^t))/{tail}")), "not scaled by the learning rate"),
             (with(&format!("w' = w*(1 + lr*0.01) - lr*(m'/(1 - 0.9^t))/{tail}")), "wrong sign"),
-            (format!("m' = 0.9*m + 0.2*g; v' = 0.999*v + 0.001*g*g; w' = w - lr*(m'/(1 - 0.9^t))/{tail}"), "do not sum to 1"),
-            (format!("m' = 0.9*m + 0.1*g; v' = 0.999*v + 0.001*abs(g); w' = w - lr*(m'/(1 - 0.9^t))/{tail}"), "no state averages the squared gradient"),
+            (
+                format!("m' = 0.9*m + 0.2*g; v' = 0.999*v + 0.001*g*g; w' = w - lr*(m'/(1 - 0.9^t))/{tail}"),
+                "do not sum to 1",
+            ),
+            (
+                format!("m' = 0.9*m + 0.1*g; v' = 0.999*v + 0.001*abs(g); w' = w - lr*(m'/(1 - 0.9^t))/{tail}"),
+                "no state averages the squared gradient",
+            ),
             (with(&format!("w' = w - lr*(m'/(1 - 0.9^t) + g)/{tail}")), "not as 1 − β₁ to β₁"),
         ];
         let cases: Vec<(&str, &str)> = cases.iter().map(|(f, r)| (f.as_str(), *r)).collect();

@@ -105,11 +105,26 @@ mod tests {
     fn look_alikes() {
         near_misses(&[
             ("m' = 0.9*m + 0.1*g; u' = max(0.999*u, abs(g)); w' = w + lr/(1 - 0.9^t)*m'/(u' + 1e-8)", "flipped"),
-            ("m' = 0.9*m + 0.1*g; u' = max(0.999*u, abs(g)); w' = w - lr/(1 - 0.9^t)*m'/(u + 1e-8)", "before its update"),
-            ("m' = 0.9*m + 0.1*g; u' = max(0.999*u, abs(g)); w' = w - lr/(1 - 0.9^t)*m'/(sqrt(u') + 1e-8)", "in proportion to the infinity norm"),
-            ("m' = 0.9*m + 0.1*g; u' = max(0.999*u, abs(g)); w' = w - lr*(m'/(1 - 0.5^t))/(u' + 1e-8)", "bias correction"),
-            ("m' = 0.9*m + 0.3*g; u' = max(0.999*u, abs(g)); w' = w - lr/(1 - 0.9^t)*m'/(u' + 1e-8)", "do not sum to 1"),
-            ("m' = 0.9*m + 0.1*g; u' = min(0.999*u, abs(g)); w' = w - lr/(1 - 0.9^t)*m'/(u' + 1e-8)", "no state averages"),
+            (
+                "m' = 0.9*m + 0.1*g; u' = max(0.999*u, abs(g)); w' = w - lr/(1 - 0.9^t)*m'/(u + 1e-8)",
+                "before its update",
+            ),
+            (
+                "m' = 0.9*m + 0.1*g; u' = max(0.999*u, abs(g)); w' = w - lr/(1 - 0.9^t)*m'/(sqrt(u') + 1e-8)",
+                "in proportion to the infinity norm",
+            ),
+            (
+                "m' = 0.9*m + 0.1*g; u' = max(0.999*u, abs(g)); w' = w - lr*(m'/(1 - 0.5^t))/(u' + 1e-8)",
+                "bias correction",
+            ),
+            (
+                "m' = 0.9*m + 0.3*g; u' = max(0.999*u, abs(g)); w' = w - lr/(1 - 0.9^t)*m'/(u' + 1e-8)",
+                "do not sum to 1",
+            ),
+            (
+                "m' = 0.9*m + 0.1*g; u' = min(0.999*u, abs(g)); w' = w - lr/(1 - 0.9^t)*m'/(u' + 1e-8)",
+                "no state averages",
+            ),
         ]);
     }
 }

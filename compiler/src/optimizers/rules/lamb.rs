@@ -123,13 +123,21 @@ mod tests {
     fn spellings() {
         for (formulas, decay) in [
             (format!("{MOMENTS} {DIRECTION} w' = w - lr*(norm(w)/norm(r))*r"), 0.01),
-            (format!("{MOMENTS} {DIRECTION} k = where(gt(norm(w), 0), where(gt(norm(r), 0), norm(w)/norm(r), 1), 1); w' = w - r*(lr*k)"), 0.01),
+            (
+                format!(
+                    "{MOMENTS} {DIRECTION} k = where(gt(norm(w), 0), where(gt(norm(r), 0), norm(w)/norm(r), 1), 1); w' = w - r*(lr*k)"
+                ),
+                0.01,
+            ),
             (format!("{MOMENTS} r = m'/(sqrt(v') + 1e-6) + 0.01*w; w' = w - lr*norm(w)*r/norm(r)"), 0.01),
             (format!("{MOMENTS} {DIRECTION} w' = w - lr*sqrt(sum(w*w))/sqrt(sum(r*r))*r"), 0.01),
         ] {
             let m = matched(&formulas);
             assert_eq!((m.kind, number(&m, "beta1"), number(&m, "beta2")), (Kind::Lamb, 0.9, 0.999), "{formulas}");
-            assert!((number(&m, "weight_decay") - decay).abs() < 1e-5 && (number(&m, "epsilon") / 1e-6 - 1.0).abs() < 0.05, "{formulas} {m:?}");
+            assert!(
+                (number(&m, "weight_decay") - decay).abs() < 1e-5 && (number(&m, "epsilon") / 1e-6 - 1.0).abs() < 0.05,
+                "{formulas} {m:?}"
+            );
         }
     }
 
@@ -138,9 +146,22 @@ mod tests {
         let cases = [
             (format!("{MOMENTS} {DIRECTION} w' = w + lr*(norm(w)/norm(r))*r"), "flipped"),
             (format!("{MOMENTS} {DIRECTION} w' = w - lr*(norm(r)/norm(w))*r"), "in proportion to the parameter's norm"),
-            (format!("{MOMENTS} {DIRECTION} w' = w - lr*(norm(w)*norm(w)/norm(r))*r"), "in proportion to the parameter's norm"),
-            (format!("{MOMENTS} r = (m'/(1 - 0.9^t))/(sqrt(v/(1 - 0.999^t)) + 1e-6) + 0.01*w; w' = w - lr*(norm(w)/norm(r))*r"), "before its update"),
-            (format!("{MOMENTS} r = (m'/(1 - 0.5^t))/(sqrt(v'/(1 - 0.9^t)) + 1e-6) + 0.01*w; w' = w - lr*(norm(w)/norm(r))*r"), "differs from the formula"),
+            (
+                format!("{MOMENTS} {DIRECTION} w' = w - lr*(norm(w)*norm(w)/norm(r))*r"),
+                "in proportion to the parameter's norm",
+            ),
+            (
+                format!(
+                    "{MOMENTS} r = (m'/(1 - 0.9^t))/(sqrt(v/(1 - 0.999^t)) + 1e-6) + 0.01*w; w' = w - lr*(norm(w)/norm(r))*r"
+                ),
+                "before its update",
+            ),
+            (
+                format!(
+                    "{MOMENTS} r = (m'/(1 - 0.5^t))/(sqrt(v'/(1 - 0.9^t)) + 1e-6) + 0.01*w; w' = w - lr*(norm(w)/norm(r))*r"
+                ),
+                "differs from the formula",
+            ),
             (format!("{MOMENTS} {DIRECTION} w' = w - lr*(norm(w)/norm(g))*r"), "does not have the parameter's norm"),
         ];
         let cases: Vec<(&str, &str)> = cases.iter().map(|(f, r)| (f.as_str(), *r)).collect();

@@ -21,7 +21,8 @@ pub fn check(u: &Update) -> Result<Found, Mismatch> {
         return fail(0, Some(u.theta_next()), "the step is not a sign");
     }
     if !(b2 > 0.0 && b2 < 1.0) || (b2 + gain - 1.0).abs() > 1e-6 {
-        return fail(6,
+        return fail(
+            6,
             Some(u.state_next(0)),
             format!("the average decays by {b2:.6} but takes in {gain:.6} of the gradient: they do not sum to 1"),
         );
@@ -79,7 +80,11 @@ mod tests {
             ("m' = 0.99*m + 0.01*g; w' = w - lr*(sign(0.9*m + 0.1*g) + 0.1*w)", 0.1),
         ] {
             let m = matched(formulas);
-            assert_eq!((m.kind, number(&m, "beta2"), number(&m, "weight_decay")), (Kind::Lion, 0.99, decay), "{formulas}");
+            assert_eq!(
+                (m.kind, number(&m, "beta2"), number(&m, "weight_decay")),
+                (Kind::Lion, 0.99, decay),
+                "{formulas}"
+            );
             assert!((number(&m, "beta1") - 0.9).abs() < 1e-6, "{formulas}");
         }
     }

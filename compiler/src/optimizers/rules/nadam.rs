@@ -33,7 +33,8 @@ pub fn check(u: &Update) -> Result<Found, Mismatch> {
     }
     let scale = along / b1;
     if !near(direct, scale * (1.0 - b1)) {
-        return fail(11,
+        return fail(
+            11,
             Some(u.theta_next()),
             format!("gradient and first moment are mixed as {direct:.4} to {along:.4}, not as 1 − β₁ to β₁"),
         );
@@ -102,19 +103,32 @@ mod tests {
             format!("n = m'*(0.9/(1 - 0.9^(t + 1))) + g*(0.1/(1 - 0.9^t)); w' = w - lr*n{TAIL}"),
         ] {
             let m = matched(&format!("{MOMENTS} {update}"));
-            assert_eq!((m.kind, number(&m, "beta1"), number(&m, "beta2"), number(&m, "epsilon")), (Kind::NAdam, 0.9, 0.999, 1e-8), "{update}");
+            assert_eq!(
+                (m.kind, number(&m, "beta1"), number(&m, "beta2"), number(&m, "epsilon")),
+                (Kind::NAdam, 0.9, 0.999, 1e-8),
+                "{update}"
+            );
         }
     }
 
     #[test]
     fn look_alikes() {
         let cases = [
-            (format!("w' = w + lr*(0.9*m'/(1 - 0.9^(t + 1)) + 0.1*g/(1 - 0.9^t)){TAIL}"), "sign of the step is flipped"),
+            (
+                format!("w' = w + lr*(0.9*m'/(1 - 0.9^(t + 1)) + 0.1*g/(1 - 0.9^t)){TAIL}"),
+                "sign of the step is flipped",
+            ),
             (format!("w' = w - lr*(0.9*m'/(1 - 0.9^(t + 1)) + 0.5*g/(1 - 0.9^t)){TAIL}"), "not as 1 − β₁ to β₁"),
             (format!("w' = w - lr*(0.9*m'/(1 - 0.9^t) + 0.1*g/(1 - 0.9^t)){TAIL}"), "look-ahead is not corrected"),
             (format!("w' = w - lr*(0.9*m/(1 - 0.9^(t + 1)) + 0.1*g/(1 - 0.9^t)){TAIL}"), "before its update"),
-            ("w' = w - lr*(0.9*m'/(1 - 0.9^(t + 1)) + 0.1*g/(1 - 0.9^t))/(v'/(1 - 0.999^t) + 1e-8)".into(), "look-ahead is not corrected"),
-            (format!("w' = w*0.9 - lr*(0.9*m'/(1 - 0.9^(t + 1)) + 0.1*g/(1 - 0.9^t)){TAIL}"), "not scaled by the learning rate"),
+            (
+                "w' = w - lr*(0.9*m'/(1 - 0.9^(t + 1)) + 0.1*g/(1 - 0.9^t))/(v'/(1 - 0.999^t) + 1e-8)".into(),
+                "look-ahead is not corrected",
+            ),
+            (
+                format!("w' = w*0.9 - lr*(0.9*m'/(1 - 0.9^(t + 1)) + 0.1*g/(1 - 0.9^t)){TAIL}"),
+                "not scaled by the learning rate",
+            ),
         ];
         let cases: Vec<(String, &str)> = cases.into_iter().map(|(u, r)| (format!("{MOMENTS} {u}"), r)).collect();
         let cases: Vec<(&str, &str)> = cases.iter().map(|(f, r)| (f.as_str(), *r)).collect();

@@ -140,11 +140,23 @@ mod tests {
             ("v' = 0.99*v + 0.01*g*g; a' = 0.99*a + 0.01*g; w' = w - lr*g/(sqrt(v' - a'*a') + 1e-8)", 1.0, 0.0, 1e-8),
             ("v' = 0.99*v + 0.01*g*g; b' = 0.9*b + g/(sqrt(v') + 1e-8); w' = w - lr*b'", 0.0, 0.9, 1e-8),
             ("v' = 0.99*v + 0.01*g*g; b' = 0.9*b + lr*g/sqrt(v' + 1e-7); w' = w - b'", 0.0, 0.9, 1e-7),
-            ("v' = 0.99*v + 0.01*g*g; a' = 0.99*a + 0.01*g; b' = 0.9*b + g/(sqrt(v' - a'*a') + 1e-8); w' = w - lr*b'", 1.0, 0.9, 1e-8),
+            (
+                "v' = 0.99*v + 0.01*g*g; a' = 0.99*a + 0.01*g; b' = 0.9*b + g/(sqrt(v' - a'*a') + 1e-8); w' = w - lr*b'",
+                1.0,
+                0.9,
+                1e-8,
+            ),
         ] {
             let m = matched(formulas);
-            assert_eq!((m.kind, number(&m, "alpha"), number(&m, "centered")), (Kind::RmsProp, 0.99, centered), "{formulas}");
-            assert!((number(&m, "momentum") - momentum).abs() < 1e-6 && (number(&m, "epsilon") / eps - 1.0).abs() < 1e-3, "{formulas}");
+            assert_eq!(
+                (m.kind, number(&m, "alpha"), number(&m, "centered")),
+                (Kind::RmsProp, 0.99, centered),
+                "{formulas}"
+            );
+            assert!(
+                (number(&m, "momentum") - momentum).abs() < 1e-6 && (number(&m, "epsilon") / eps - 1.0).abs() < 1e-3,
+                "{formulas}"
+            );
         }
     }
 
@@ -156,7 +168,10 @@ mod tests {
             ("v' = 0.99*v + 0.01*g*g; w' = w - lr*g/(v' + 1e-8)", "square root of the average"),
             ("v' = 0.99*v + 0.05*g*g; w' = w - lr*g/(sqrt(v') + 1e-8)", "do not sum to 1"),
             ("v' = 0.99*v + 0.01*g*g; b' = 1.2*b + g/(sqrt(v') + 1e-8); w' = w - lr*b'", "momentum is not a number"),
-            ("v' = 0.99*v + 0.01*g*g; a' = 0.9*a + 0.1*g; w' = w - lr*g/(sqrt(v' - a'*a') + 1e-8)", "does not move along"),
+            (
+                "v' = 0.99*v + 0.01*g*g; a' = 0.9*a + 0.1*g; w' = w - lr*g/(sqrt(v' - a'*a') + 1e-8)",
+                "does not move along",
+            ),
         ]);
     }
 }

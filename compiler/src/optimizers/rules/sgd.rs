@@ -52,16 +52,26 @@ mod tests {
             ("s = 2*lr; w' = w - g*s", 0.0, 2.0),
         ] {
             let m = matched(formulas);
-            assert_eq!((m.kind, number(&m, "weight_decay"), m.learning_rate.scale), (Kind::Sgd, decay, rate), "{formulas}");
+            assert_eq!(
+                (m.kind, number(&m, "weight_decay"), m.learning_rate.scale),
+                (Kind::Sgd, decay, rate),
+                "{formulas}"
+            );
             assert_eq!(m.learning_rate.value.is_some(), formulas.contains("lr"), "{formulas}");
         }
     }
 
     #[test]
     fn clipping_stays_in_front() {
-        for clipped in ["max(min(g, 1), neg(1))", "g*min(1, 1/(norm(g) + 1e-6))", "g*where(gt(norm(g), 1), 1/norm(g), 1)"] {
+        for clipped in
+            ["max(min(g, 1), neg(1))", "g*min(1, 1/(norm(g) + 1e-6))", "g*where(gt(norm(g), 1), 1/norm(g), 1)"]
+        {
             let m = matched(&format!("c = {clipped}; w' = w - lr*c"));
-            assert_eq!((m.kind, m.learning_rate), (Kind::Sgd, Rate { value: m.learning_rate.value, scale: 1.0 }), "{clipped}");
+            assert_eq!(
+                (m.kind, m.learning_rate),
+                (Kind::Sgd, Rate { value: m.learning_rate.value, scale: 1.0 }),
+                "{clipped}"
+            );
         }
     }
 

@@ -75,7 +75,8 @@ fn columns_hold_what_taps_read_and_their_adjoint_puts_it_back() {
                     }
                 }
                 for (i, (got, want)) in device.get::<f32>(to, want.len()).iter().zip(&want).enumerate() {
-                    let start = if bias_at == DevicePointer::NULL { 0.0 } else { f64::from(bias[i / inputs % channels]) };
+                    let start =
+                        if bias_at == DevicePointer::NULL { 0.0 } else { f64::from(bias[i / inputs % channels]) };
                     assert!((f64::from(*got) - want - start).abs() <= 1e-5, "{g:?} {i}");
                 }
             }

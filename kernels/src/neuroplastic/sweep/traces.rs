@@ -255,7 +255,11 @@ fn memory_row<L: Lanes, const MEMORY: u8>(
     let Moments { momentum, variance } = moments;
     let divisor = variance.sqrt().add(c.eps);
     let h = if fast { momentum.abs().fast_div(divisor) } else { momentum.abs().div(divisor) };
-    if MEMORY == STREAMED { h.stream(memory) } else { h.store(memory) }
+    if MEMORY == STREAMED {
+        h.stream(memory)
+    } else {
+        h.store(memory)
+    }
     sums.memory = sums.memory.add(h);
 }
 

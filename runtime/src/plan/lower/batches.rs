@@ -75,11 +75,7 @@ impl Lowering<'_> {
     }
 
     /// The work that adds a batch to the totals. `outputs`: views of the graph's outputs by name.
-    pub(super) fn scored(
-        &mut self,
-        scored: &Scored,
-        outputs: &[(String, View)],
-    ) -> Result<()> {
+    pub(super) fn scored(&mut self, scored: &Scored, outputs: &[(String, View)]) -> Result<()> {
         let find = |name: &str| {
             let found = outputs.iter().find(|(n, _)| n == name);
             found.map(|(_, view)| view.clone()).ok_or_else(|| PlanError::Graph(format!("there is no output '{name}'")))

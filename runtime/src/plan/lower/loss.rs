@@ -40,7 +40,12 @@ impl Lowering<'_> {
                 let weights = self.dense(node.inputs[input], name)?;
                 let found = self.draft.buffer(name, DType::F32, safe.len(), Source::Computed);
                 let picks = Picks { outer: 1, extent: classes, inner: 1, picks: safe.len() as u64 };
-                self.draft.push(name, Task::Gather { picks, each: false }, vec![weights.buffer, safe.buffer], vec![found]);
+                self.draft.push(
+                    name,
+                    Task::Gather { picks, each: false },
+                    vec![weights.buffer, safe.buffer],
+                    vec![found],
+                );
                 Operand::View(View::dense(found, &flat))
             }
             None => float(1.0),

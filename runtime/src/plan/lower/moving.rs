@@ -1,5 +1,6 @@
 //! Gathers, scatters, one-hot rows, concatenation.
 
+use super::values::uniform;
 use super::*;
 use npc_kernels::cuda::index::Picks;
 

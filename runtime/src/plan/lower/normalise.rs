@@ -89,7 +89,8 @@ impl Lowering<'_> {
         };
         let constant = |x: f32| Operand::Constant(DType::F32, Scalar::Float(x));
         let of = |v: &View| Operand::View(v.clone());
-        let raised = self.apply_shaped(name, &small, Operation::Add, &[of(&variance), constant(op.operator.epsilon())])?;
+        let raised =
+            self.apply_shaped(name, &small, Operation::Add, &[of(&variance), constant(op.operator.epsilon())])?;
         let inverse = self.apply_shaped(name, &small, Operation::ReciprocalSquareRoot, &[of(&raised)])?;
         let factor = self.apply_shaped(name, &small, Operation::Multiply, &[of(&inverse), of(&scale)])?;
         let centred = self.apply_shaped(name, &shape, Operation::Subtract, &[Operand::View(x), wide(&mean)])?;

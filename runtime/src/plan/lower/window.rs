@@ -58,7 +58,15 @@ impl Lowering<'_> {
     }
 
     /// y[n, f] = w[f] · columns[n], a product a group over all samples.
-    fn convolved(&mut self, node: &TypedNode, g: &Geometry, groups: usize, x: &View, w: &View, shape: &[usize]) -> View {
+    fn convolved(
+        &mut self,
+        node: &TypedNode,
+        g: &Geometry,
+        groups: usize,
+        x: &View,
+        w: &View,
+        shape: &[usize],
+    ) -> View {
         let (batch, channels, filters) = (shape[0], x.shape[1], shape[1]);
         let (inputs, positions) = (g.input_len(), g.output_len());
         let inner = channels / groups * g.taps();
@@ -103,12 +111,7 @@ impl Lowering<'_> {
             inner,
             batch,
             a: Place { start: group * inner * rows, batch: 0, down: 1, along: rows },
-            b: Place {
-                start: group * inner * positions,
-                batch: filters * positions,
-                down: positions,
-                along: 1,
-            },
+            b: Place { start: group * inner * positions, batch: filters * positions, down: positions, along: 1 },
             c: Place { start: group * rows * down, batch: next, down, along: 1 },
             accumulate: false,
         };
