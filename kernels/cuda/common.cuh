@@ -5,6 +5,22 @@ typedef unsigned int u32;
 typedef unsigned long long u64;
 typedef long long i64;
 
+// A thread's first item of a loop over more items than threads, and how far it is to its next.
+__device__ __forceinline__ u64 first() { return (u64)blockIdx.x * blockDim.x + threadIdx.x; }
+__device__ __forceinline__ u64 count() { return (u64)gridDim.x * blockDim.x; }
+
+// a / b. The compiler calls a function for 64 bits, and spills registers around the call.
+__device__ __forceinline__ u64 quotient(u64 a, u64 b) {
+    if ((a | b) >> 32 == 0) return (u32)a / (u32)b;
+    u64 result = 0, rest = 0;
+#pragma unroll 1
+    for (u32 bit = 64; bit-- > 0;) {
+        rest = rest << 1 | (a >> bit & 1);
+        if (rest >= b) rest -= b, result |= 1ull << bit;
+    }
+    return result;
+}
+
 // A pointer read from memory is generic to the compiler until it is told better.
 template <class T> __device__ __forceinline__ T* global(T* pointer) {
     __builtin_assume(__isGlobal(pointer));

@@ -11,9 +11,6 @@ struct Layout {
     i64 strides[RANK];
 };
 
-__device__ __forceinline__ u64 first() { return (u64)blockIdx.x * blockDim.x + threadIdx.x; }
-__device__ __forceinline__ u64 count() { return (u64)gridDim.x * blockDim.x; }
-
 // Where element `index` of the dense tensor lies in the strided memory.
 __device__ __forceinline__ i64 strided(const Layout& layout, u64 index) {
     i64 offset = 0;

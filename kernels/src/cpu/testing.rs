@@ -25,3 +25,24 @@ pub(crate) fn assert_close(name: &str, found: &[f32], expected: &[f64], toleranc
 pub(crate) fn with_threads<R: Send>(threads: usize, work: impl FnOnce() -> R + Send) -> R {
     rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(work)
 }
+
+/// The gradient of `Σ weights · f(x)` by central differences.
+pub(crate) fn differences(f: impl Fn(&[f64]) -> Vec<f64>, x: &[f64], weights: &[f64]) -> Vec<f64> {
+    const STEP: f64 = 1e-5;
+    let value = |x: &[f64]| f(x).iter().zip(weights).map(|(y, w)| y * w).sum::<f64>();
+    (0..x.len())
+        .map(|i| {
+            let moved = |by: f64| {
+                let mut x = x.to_vec();
+                x[i] += by;
+                value(&x)
+            };
+            (moved(STEP) - moved(-STEP)) / (2.0 * STEP)
+        })
+        .collect()
+}
+
+/// The same numbers in float64.
+pub(crate) fn wide(values: &[f32]) -> Vec<f64> {
+    values.iter().map(|x| f64::from(*x)).collect()
+}

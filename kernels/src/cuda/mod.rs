@@ -7,7 +7,9 @@ pub mod arg;
 pub mod batch;
 pub mod dropout;
 pub mod index;
+pub mod loss;
 pub mod neuroplastic;
+pub mod norm;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod window;
@@ -51,6 +53,30 @@ pub struct Launch {
     pub arguments: Vec<Argument>,
 }
 
+/// Threads of a block wherever nothing asks for another number.
+const THREADS: u64 = 256;
+/// Enough blocks to fill any device; more items are taken in turns.
+const BLOCKS: u64 = 2048;
+
+impl Launch {
+    /// A launch of blocks of [`THREADS`] threads, as many as there are `items` for a block to take, up to [`BLOCKS`].
+    fn blocks(source: Source, kernel: &'static str, items: u64, arguments: Vec<Argument>) -> Self {
+        let grid = [items.clamp(1, BLOCKS) as u32, 1, 1];
+        Launch { source, kernel, grid, block: [THREADS as u32, 1, 1], dynamic_shared: 0, arguments }
+    }
+
+    /// A launch with a thread for each of `items`, up to [`BLOCKS`] blocks.
+    fn threads(source: Source, kernel: &'static str, items: u64, arguments: Vec<Argument>) -> Self {
+        Launch::blocks(source, kernel, items.div_ceil(THREADS), arguments)
+    }
+}
+
+/// The arguments of a kernel that takes pointers first and sizes after them.
+fn arguments(pointers: &[DevicePointer], sizes: &[u64]) -> Vec<Argument> {
+    let sizes = sizes.iter().map(|size| Argument::U64(*size));
+    pointers.iter().map(|pointer| Argument::Pointer(*pointer)).chain(sizes).collect()
+}
+
 macro_rules! sources {
     ($($variant:ident => $file:literal,)*) => {
         /// A PTX module.
@@ -85,4 +111,7 @@ sources! {
     Window => "window",
     Dropout => "dropout",
     Arg => "arg",
+    Norm => "norm",
+    Channel => "channel",
+    Loss => "loss",
 }

@@ -11,12 +11,21 @@ pub struct Device {
     pub memory: Memory,
     modules: HashMap<Source, Module>,
     schedule: Schedule,
+    most_blocks: u32,
     pub statistics: Vec<Statistics>,
 }
 
 impl Device {
     pub fn new(schedule: Schedule) -> Self {
-        Device { memory: Memory::new(), modules: HashMap::new(), schedule, statistics: Vec::new() }
+        let most_blocks = u32::MAX;
+        Device { memory: Memory::new(), modules: HashMap::new(), schedule, most_blocks, statistics: Vec::new() }
+    }
+
+    /// A device that, under a random schedule, runs no more than two blocks along x: each has several items then, as it has where
+    /// a tensor is large. For kernels whose blocks take items in turns.
+    pub fn narrow(schedule: Schedule) -> Self {
+        let most_blocks = if matches!(schedule, Schedule::Random(_)) { 2 } else { u32::MAX };
+        Device { most_blocks, ..Device::new(schedule) }
     }
 
     pub fn put<T: ptx::Pod>(&mut self, data: &[T]) -> DevicePointer {
@@ -40,7 +49,7 @@ impl Device {
             .collect();
         let described = ptx::Launch {
             kernel: launch.kernel,
-            grid: launch.grid,
+            grid: [launch.grid[0].min(self.most_blocks), launch.grid[1], launch.grid[2]],
             block: launch.block,
             dynamic_shared: launch.dynamic_shared,
             arguments: &arguments,
