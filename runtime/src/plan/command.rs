@@ -6,7 +6,7 @@ use npc_kernels::cpu::contraction::Product;
 use npc_kernels::cuda::index::{self, Bits, Scatter};
 use npc_kernels::cuda::neuroplastic::{Addresses, Storage, Tables, Tensor};
 use npc_kernels::cuda::{DevicePointer, Launch};
-use npc_kernels::cuda::{arg, batch, dropout, window};
+use npc_kernels::cuda::{arg, batch, dropout, norm, window};
 use npc_kernels::elementwise::{DType, ptx};
 
 /// One thing a device does.
@@ -223,6 +223,17 @@ pub fn commands(
                 push(Command::Copy { from: x, to: y, bytes: plan.buffers[work.reads[0]].bytes() });
                 push(Command::Launch(index::join_indices(indices, rows, leading, picks.picks).ok_or_else(rank)?));
                 push(Command::Launch(index::scatter_rows(how, y, rows, updates, memory.bad_indices, *picks)));
+            }
+            Task::Softmax { rows, columns, logarithm } => {
+                let (x, y) = (at(work.reads[0]), at(work.writes[0]));
+                push(Command::Launch(norm::softmax(*rows, *columns, x, y, *logarithm)));
+            }
+            Task::LayerNorm { rows, columns, epsilon } => {
+                let bias = work.reads.get(2).map_or(DevicePointer::NULL, |id| at(*id));
+                let (x, scale) = (at(work.reads[0]), at(work.reads[1]));
+                let [y, mean, inverse] = [0, 1, 2].map(|i| at(work.writes[i]));
+                let launch = norm::layer_norm(*rows, *columns, *epsilon, x, scale, bias, y, mean, inverse);
+                push(Command::Launch(launch));
             }
             Task::Columns { geometry, planes } => {
                 push(Command::Launch(window::columns(geometry, *planes, at(work.reads[0]), at(work.writes[0]))));

@@ -144,6 +144,13 @@ pub enum Task {
     /// The same at tuples of indices into the leading axes; `writes[1]` is room for the rows they stand for.
     #[allow(missing_docs)]
     ScatterRows { picks: Picks, leading: Vec<u64>, add: bool },
+    /// Softmax of every row of `reads[0]`, or its logarithm.
+    #[allow(missing_docs)]
+    Softmax { rows: u64, columns: u64, logarithm: bool },
+    /// Layer normalisation of every row of `reads[0]` with the scale `reads[1]` and the bias `reads[2]`, if any; `writes` has
+    /// the result, means and inverse deviations.
+    #[allow(missing_docs)]
+    LayerNorm { rows: u64, columns: u64, epsilon: f32 },
     /// What a convolution's taps read of `reads[0]`.
     #[allow(missing_docs)]
     Columns { geometry: Geometry, planes: Planes },

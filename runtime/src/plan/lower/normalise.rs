@@ -1,7 +1,15 @@
-//! Softmax, layer and batch normalisation from elementwise work and reductions, which fusion puts back together.
+//! Softmax and normalisation: kernels of their own along the last axes of float32 values, otherwise elementwise work and
+//! reductions, which fusion puts back together.
 
 use super::*;
 use tract_onnx::tract_core::ops::nn::SoftmaxKind;
+
+/// Rows and columns of a shape whose last axes are `axes`.
+fn rows(shape: &[usize], axes: &[usize]) -> Option<(u64, u64)> {
+    let first = shape.len().checked_sub(axes.len())?;
+    let product = |dims: &[usize]| dims.iter().product::<usize>() as u64;
+    (0..axes.len()).all(|i| axes.contains(&(first + i))).then(|| (product(&shape[..first]), product(&shape[first..])))
+}
 
 impl Lowering<'_> {
     /// exp(x − max) / Σ exp(x − max), or its logarithm.
@@ -18,6 +26,14 @@ impl Lowering<'_> {
     /// The softmax of a view, or its logarithm.
     pub(super) fn softened(&mut self, node: &TypedNode, x: View, axes: &[usize], logarithm: bool) -> Result<View> {
         let shape = x.shape.clone();
+        if let Some((rows, columns)) = rows(&shape, axes)
+            && self.draft.buffers[x.buffer].dtype == DType::F32
+        {
+            let x = self.settled(x, &node.name);
+            let y = self.draft.buffer(&node.name, DType::F32, x.len(), Source::Computed);
+            self.draft.push(&node.name, Task::Softmax { rows, columns, logarithm }, vec![x.buffer], vec![y]);
+            return Ok(View::dense(y, &shape));
+        }
         let wide = |v: View| Operand::View(v.broadcast(&shape));
         let highest = self.reduced(node, Reduce::Maximum, x.clone(), axes)?;
         let below = self.apply_shaped(&node.name, &shape, Operation::Subtract, &[Operand::View(x), wide(highest)])?;
@@ -37,6 +53,9 @@ impl Lowering<'_> {
         let shape = x.shape.clone();
         let axis = op.operator.axis(shape.len()).map_err(|e| PlanError::Graph(crate::error::one_line(&e)))?;
         let axes: Vec<usize> = (axis..shape.len()).collect();
+        if self.normalised_rows(node, op, &x, &axes)? {
+            return Ok(());
+        }
         let wide = |v: View| Operand::View(v.broadcast(&shape));
         let mean = self.reduced(node, Reduce::Mean, x.clone(), &axes)?;
         let centred = self.apply(node, Operation::Subtract, &[Operand::View(x), wide(mean.clone())])?;
@@ -59,6 +78,37 @@ impl Lowering<'_> {
         }
         self.settle(node, op, &[y, mean, inverse]);
         Ok(())
+    }
+
+    /// The same by its own kernel, where all is float32 and scale and bias have an element for every column.
+    fn normalised_rows(
+        &mut self,
+        node: &TypedNode,
+        op: &OnnxNode<LayerNormalization>,
+        x: &View,
+        axes: &[usize],
+    ) -> Result<bool> {
+        let Some((rows, columns)) = rows(&x.shape, axes) else { return Ok(false) };
+        let mut reads = Vec::new();
+        for input in 0..node.inputs.len() {
+            let view = self.value(node.inputs[input])?;
+            let fits = input == 0 || view.len() as u64 == columns;
+            if !fits || self.draft.buffers[view.buffer].dtype != DType::F32 {
+                return Ok(false);
+            }
+            reads.push(self.settled(view, &node.name).buffer);
+        }
+        let mut small = x.shape.clone();
+        axes.iter().for_each(|axis| small[*axis] = 1);
+        let mut room = |shape: &[usize]| {
+            View::dense(self.draft.buffer(&node.name, DType::F32, shape.iter().product(), Source::Computed), shape)
+        };
+        let results = [room(&x.shape), room(&small), room(&small)];
+        let writes = results.iter().map(|v| v.buffer).collect();
+        let task = Task::LayerNorm { rows, columns, epsilon: op.operator.epsilon() };
+        self.draft.push(&node.name, task, reads, writes);
+        self.settle(node, op, &results);
+        Ok(true)
     }
 
     /// (x − mean) / √(variance + ε) · scale + bias by channel (axis 1); in training mean and variance are the batch's own,
