@@ -93,11 +93,6 @@ impl Gpu {
         })
     }
 
-    /// Whether the step runs as a graph; where capturing it failed, its commands are started one by one.
-    pub fn is_captured(&self) -> bool {
-        self.graph.is_some()
-    }
-
     fn bind(&self) -> Result<()> {
         self.context.bind_to_thread().map_err(failed("making the GPU current", ""))
     }
