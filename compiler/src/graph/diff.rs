@@ -1,7 +1,7 @@
 //! What differs between two models: nodes matched by what they compute, not by where they stand or how they are called.
 
-use super::text::{application, node_line, type_text};
-use super::{Graph, Model, NodeId, Value, ValueId};
+use super::text::{node_line, type_text};
+use super::{AttributeValue, Graph, Model, NodeId, Payload, Tensor, Value, ValueId};
 use indexmap::IndexMap;
 use rustc_hash::{FxHashMap, FxHasher};
 use std::fmt;
@@ -32,7 +32,7 @@ pub fn diff(a: &Model, b: &Model) -> Diff {
     let functions = |m: &Model| -> Vec<(String, u64)> {
         m.functions
             .iter()
-            .map(|f| (format!("function {}::{}", f.domain, f.name), Prints::new(&f.body).whole(&f.body)))
+            .map(|f| (format!("function {}::{}", f.domain, f.name), Prints::new(&f.body, None).whole(&f.body)))
             .collect()
     };
     let (left, right) = (functions(a), functions(b));
@@ -58,7 +58,7 @@ pub fn diff(a: &Model, b: &Model) -> Diff {
 }
 
 fn graphs(a: &Graph, b: &Graph, result: &mut Diff) {
-    let (left, right) = (Prints::new(a), Prints::new(b));
+    let (left, right) = (Prints::new(a, None), Prints::new(b, None));
     let only = |g: &Graph, mine: &Prints, other: &Prints| -> Vec<String> {
         let mut budget = other.count.clone();
         let mut lines = Vec::new();
@@ -73,8 +73,7 @@ fn graphs(a: &Graph, b: &Graph, result: &mut Diff) {
     let interface = |g: &Graph| -> Vec<(String, u64)> {
         let text =
             |v: &Value| v.ty.as_ref().map_or_else(|| v.name.clone(), |t| format!("{}: {}", v.name, type_text(t)));
-        let default =
-            |v: &ValueId| g.value(*v).initializer.as_ref().map_or(0, |t| hashed((t.dtype.0, &t.dims, t.bytes())));
+        let default = |v: &ValueId| g.value(*v).initializer.as_ref().map_or(0, tensor_print);
         let inputs = g.inputs.iter().map(|v| (format!("input {}", text(g.value(*v))), default(v)));
         // An output that is computed differently shows at the nodes; here only its name and type count.
         let outputs = g.outputs.iter().map(|v| (format!("output {}", text(g.value(*v))), 0));
@@ -87,6 +86,15 @@ fn graphs(a: &Graph, b: &Graph, result: &mut Diff) {
     };
     result.removed.extend(missing(&x, &y));
     result.added.extend(missing(&y, &x));
+    for (what, ours, theirs) in [("inputs", &a.inputs, &b.inputs), ("outputs", &a.outputs, &b.outputs)] {
+        let names = |g: &Graph, ids: &[ValueId]| ids.iter().map(|v| g.name_of(*v).to_string()).collect::<Vec<_>>();
+        let (ours, theirs) = (names(a, ours), names(b, theirs));
+        let sorted = |names: &[String]| names.iter().cloned().collect::<std::collections::BTreeSet<_>>();
+        if ours != theirs && ours.len() == theirs.len() && sorted(&ours) == sorted(&theirs) {
+            result.removed.push(format!("{what} in the order {}", ours.join(", ")));
+            result.added.push(format!("{what} in the order {}", theirs.join(", ")));
+        }
+    }
     let (gone, new) = (only(a, &left, &right), only(b, &right, &left));
     if gone.is_empty() && new.is_empty() {
         // The same nodes may still feed other outputs.
@@ -100,6 +108,13 @@ fn graphs(a: &Graph, b: &Graph, result: &mut Diff) {
     }
     result.removed.extend(gone);
     result.added.extend(new);
+}
+
+fn tensor_print(tensor: &Tensor) -> u64 {
+    match &tensor.payload {
+        Payload::Raw(bytes) => hashed((tensor.dtype.0, &tensor.dims, &bytes[..])),
+        Payload::Strings(strings) => hashed((tensor.dtype.0, &tensor.dims, strings)),
+    }
 }
 
 /// Fingerprints: of a value, what it is computed from; of a node, its operator, attributes and arguments.
@@ -116,14 +131,20 @@ fn hashed(parts: impl Hash) -> u64 {
 }
 
 impl Prints {
-    fn new(g: &Graph) -> Self {
+    /// `outer` is the graph that a sub-graph stands in, with the fingerprints known there.
+    fn new(g: &Graph, outer: Option<(&Graph, &Prints)>) -> Self {
         let mut prints =
             Prints { values: FxHashMap::default(), nodes: FxHashMap::default(), count: FxHashMap::default() };
         for id in g.value_ids().filter(|v| g.value(*v).producer.is_none()) {
             let value = g.value(id);
             let print = match (&value.initializer, value.is_input) {
-                (Some(t), false) => hashed((t.dtype.0, &t.dims, t.bytes())),
-                _ => hashed(("input", &value.name)),
+                (Some(t), false) => tensor_print(t),
+                // A sub-graph's inputs are known by their place, a graph's by their names.
+                (_, true) if outer.is_some() => hashed(("formal", g.inputs.iter().position(|v| *v == id))),
+                _ => {
+                    let captured = outer.and_then(|(o, prints)| prints.values.get(&o.value_named(&value.name)?));
+                    captured.copied().unwrap_or_else(|| hashed(("input", &value.name)))
+                }
             };
             prints.values.insert(id, print);
         }
@@ -132,7 +153,7 @@ impl Prints {
             let arguments: Vec<Option<u64>> =
                 node.inputs.iter().map(|v| v.map(|v| prints.values.get(&v).copied().unwrap_or_default())).collect();
             let mut attributes: Vec<u64> =
-                node.attributes.iter().map(|a| hashed((&a.name, format!("{:?}", AttributePrint(&a.value))))).collect();
+                node.attributes.iter().map(|a| hashed((&a.name, attribute_print(&a.value, g, &prints)))).collect();
             attributes.sort_unstable();
             let own = hashed((&node.domain, &node.op_type, arguments, attributes));
             for (slot, v) in node.outputs.iter().enumerate().filter_map(|(i, v)| Some((i, (*v)?))) {
@@ -152,24 +173,15 @@ impl Prints {
     }
 }
 
-/// An attribute by its content: tensors by their bytes, sub-graphs by their text.
-struct AttributePrint<'a>(&'a super::AttributeValue);
-
-impl fmt::Debug for AttributePrint<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        use super::AttributeValue as A;
-        let graph = |g: &Graph, f: &mut fmt::Formatter<'_>| {
-            g.order().unwrap_or_default().into_iter().try_for_each(|id| writeln!(f, "{}", application(g, g.node(id))))
-        };
-        match self.0 {
-            A::Tensor(t) => write!(f, "{} {:?} {}", t.dtype, t.dims, hashed(t.bytes())),
-            A::Tensors(list) => {
-                list.iter().try_for_each(|t| write!(f, "{} {:?} {}", t.dtype, t.dims, hashed(t.bytes())))
-            }
-            A::Graph(g) => graph(g, f),
-            A::Graphs(list) => list.iter().try_for_each(|g| graph(g, f)),
-            other => write!(f, "{other:?}"),
-        }
+/// An attribute by its content: tensors by their bytes, sub-graphs by what they compute.
+fn attribute_print(value: &AttributeValue, outer: &Graph, prints: &Prints) -> u64 {
+    let graph = |g: &Graph| Prints::new(g, Some((outer, prints))).whole(g);
+    match value {
+        AttributeValue::Tensor(t) => tensor_print(t),
+        AttributeValue::Tensors(list) => hashed(list.iter().map(tensor_print).collect::<Vec<_>>()),
+        AttributeValue::Graph(g) => graph(g),
+        AttributeValue::Graphs(list) => hashed(list.iter().map(graph).collect::<Vec<_>>()),
+        other => hashed(format!("{other:?}")),
     }
 }
 
@@ -215,7 +227,10 @@ mod tests {
                 let [a] = g.add(Node::new(op, [x]), [if swap { "p" } else { "q" }]);
                 g.add(Node::new("Mul", [a, c]), [op])[0]
             };
-            let outputs = if swap { ["Neg", "Abs"].map(&mut branch) } else { ["Abs", "Neg"].map(&mut branch) };
+            let mut outputs = if swap { ["Neg", "Abs"].map(&mut branch) } else { ["Abs", "Neg"].map(&mut branch) };
+            if swap {
+                outputs.reverse();
+            }
             g.outputs.extend(outputs);
         })
     }
@@ -254,6 +269,20 @@ mod tests {
             g.outputs.extend([a, b]);
         });
         assert!(!diff(&straight, &swapped).is_empty());
+        let mut other_order = straight.clone();
+        other_order.graph.outputs.reverse();
+        assert_eq!(diff(&straight, &other_order).added, ["outputs in the order q, p"]);
+        let text =
+            |s: &str| Tensor { payload: Payload::Strings(vec![s.into()]), ..Tensor::raw(DType::STRING, [1], vec![]) };
+        let labelled = |s: &str| {
+            model(|g, x| {
+                let c = g.add_initializer("c", text(s));
+                let [y] = g.add(Node::new("Label", [x, c]), ["y"]);
+                g.outputs.push(y);
+            })
+        };
+        assert!(diff(&labelled("cat"), &labelled("cat")).is_empty());
+        assert!(!diff(&labelled("cat"), &labelled("dog")).is_empty());
         let mut wider = relu.clone();
         wider.graph.add_input("z", ValueType::tensor(DType::F32, &[3]));
         assert_eq!(diff(&relu, &wider).added, ["input z: f32[3]"]);

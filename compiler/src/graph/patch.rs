@@ -34,11 +34,14 @@ pub enum PatchError {
     /// A value that would be read without anything providing it.
     #[error("'{0}' would be read, but nothing would provide it")]
     Unsourced(String),
+    /// Values that would take each other's place.
+    #[error("'{0}' would be replaced by itself, through others")]
+    Circular(String),
     /// A value that would be provided twice.
     #[error("'{0}' would be provided twice")]
     Provided(String),
-    /// A dropped node that is not in the graph.
-    #[error("node {} cannot be dropped: it is not in the graph", .0.index())]
+    /// A node to be dropped or to read something else that is not in the graph, or is dropped by the same patch.
+    #[error("node {} cannot be changed: it is not in the graph, or dropped", .0.index())]
     Missing(NodeId),
 }
 
@@ -72,6 +75,7 @@ impl Patch {
     /// # Errors
     /// An illegal patch; the graph is unchanged then.
     pub fn apply(self, graph: &mut Graph) -> Result<(), PatchError> {
+        self.check_nodes(graph)?;
         let read = self.reads.iter().filter_map(|(node, slot, new)| Some((graph.node(*node).input(*slot)?, *new)));
         for (old, new) in read.chain(self.rewires.iter().copied()) {
             let (a, b) = (graph.value(old), graph.value(new));
@@ -81,7 +85,7 @@ impl Patch {
                 return Err(PatchError::Type { old: a.name.clone(), new: b.name.clone() });
             }
         }
-        self.check_drops(graph)?;
+        self.check_links(graph)?;
         graph.replace_all_uses(&self.final_replacements());
         for id in self.drops {
             // The second time a node is dropped there is nothing left to do.
@@ -113,11 +117,24 @@ impl Patch {
         direct.keys().map(|old| (*old, follow(*old))).collect()
     }
 
-    fn check_drops(&self, graph: &Graph) -> Result<(), PatchError> {
-        let name = |v: ValueId| graph.name_of(v).to_string();
-        if let Some(id) = self.drops.iter().find(|id| !graph.dag().contains_node(**id)) {
-            return Err(PatchError::Missing(*id));
+    fn check_nodes(&self, graph: &Graph) -> Result<(), PatchError> {
+        let missing = |id: &&NodeId| !graph.dag().contains_node(**id);
+        let dropped = |id: &&NodeId| self.drops.contains(id);
+        let readers = self.reads.iter().map(|(node, _, _)| node);
+        match self
+            .drops
+            .iter()
+            .find(missing)
+            .or(readers.clone().find(missing))
+            .or_else(|| readers.clone().find(dropped))
+        {
+            Some(id) => Err(PatchError::Missing(*id)),
+            None => Ok(()),
         }
+    }
+
+    fn check_links(&self, graph: &Graph) -> Result<(), PatchError> {
+        let name = |v: ValueId| graph.name_of(v).to_string();
         let drops: FxHashSet<NodeId> = self.drops.iter().copied().collect();
         let rewired: FxHashMap<ValueId, ValueId> = self.rewires.iter().copied().collect();
         let stays = |v: ValueId| {
@@ -132,8 +149,12 @@ impl Patch {
         }
         let sourced = |v: ValueId| added.contains(&v) || stays(v);
         let reads = self.nodes.iter().flat_map(|n| n.inputs.iter().flatten().chain(&n.captures)).copied();
-        // A replacement that is itself rewired hands its readers on.
-        let targets = self.rewires.iter().map(|(_, new)| *new).filter(|v| !rewired.contains_key(v));
+        let reads = reads.chain(self.reads.iter().map(|(_, _, new)| *new));
+        let replacements = self.final_replacements();
+        if let Some(old) = replacements.iter().find(|(_, new)| rewired.get(new).is_some_and(|next| next != *new)) {
+            return Err(PatchError::Circular(name(*old.0)));
+        }
+        let targets = replacements.values().copied();
         if let Some(value) = reads.chain(targets).find(|v| !sourced(*v)) {
             return Err(PatchError::Unsourced(name(value)));
         }

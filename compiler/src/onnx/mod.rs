@@ -152,5 +152,8 @@ fn limited(message: write::Message) -> Result<write::Message, SaveError> {
 
 #[cfg(test)]
 mod tests;
+
 #[cfg(test)]
 pub(crate) use read::tests::all_models;
+#[cfg(test)]
+pub(crate) use tests::random;

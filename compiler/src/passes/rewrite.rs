@@ -63,7 +63,8 @@ impl Compilation {
         self.shared = Some(shared);
         let mut patch = Patch::default();
         for (index, tensor) in tensors.iter().enumerate() {
-            let (node, update) = update(graph, tensor, shared, (index, tensors.len()));
+            let gradient = typed_gradient(graph, tensor, &mut patch);
+            let (node, update) = update(graph, tensor, gradient, shared, (index, tensors.len()));
             if let Some(old) = tensor.replaces {
                 patch.rewire(old, update.next);
             }
@@ -108,8 +109,28 @@ impl Compilation {
     }
 }
 
+/// The gradient in the parameter's element type, as the operator wants it: mixed-precision steps widen one of them.
+fn typed_gradient(graph: &mut Graph, tensor: &Tensor, patch: &mut Patch) -> ValueId {
+    let (theta, gradient) = (graph.value(tensor.theta).dtype(), graph.value(tensor.gradient).dtype());
+    let Some((to, _)) = theta.zip(gradient).filter(|(theta, gradient)| theta != gradient) else {
+        return tensor.gradient;
+    };
+    let dims = graph.value(tensor.theta).dims().unwrap_or_default();
+    let name = format!("{}.cast", graph.name_of(tensor.gradient));
+    let cast = graph.add_value(&name, Some(ValueType::tensor(to, &dims)));
+    let node = Node::new("Cast", [tensor.gradient]).with("to", i64::from(to.0));
+    patch.add(Node { outputs: vec![Some(cast)], ..node });
+    cast
+}
+
 /// The node that updates `tensor`, and its surroundings; the node's id is settled when the patch is applied.
-fn update(graph: &mut Graph, tensor: &Tensor, shared: Shared, (index, count): (usize, usize)) -> (Node, Update) {
+fn update(
+    graph: &mut Graph,
+    tensor: &Tensor,
+    gradient: ValueId,
+    shared: Shared,
+    (index, count): (usize, usize),
+) -> (Node, Update) {
     let ty = graph.value(tensor.theta).ty.clone();
     let dims = graph.value(tensor.theta).dims().unwrap_or_default();
     let stem = graph.name_of(tensor.theta).to_string();
@@ -131,15 +152,14 @@ fn update(graph: &mut Graph, tensor: &Tensor, shared: Shared, (index, count): (u
             (*state, value, graph.add_value(&format!("{name}.next"), Some(state_type.clone())))
         })
         .collect();
-    let mut node =
-        Node::new(OP, [tensor.rate, shared.step, shared.gates, tensor.theta, tensor.gradient]).in_domain(DOMAIN);
+    let mut node = Node::new(OP, [tensor.rate, shared.step, shared.gates, tensor.theta, gradient]).in_domain(DOMAIN);
     node.name = format!("NeuroPlastic.{stem}");
     node.inputs.extend(kept.iter().map(|(_, value, _)| Some(*value)));
     node.outputs = std::iter::once(next).chain(kept.iter().map(|(_, _, next)| *next)).map(Some).collect();
     node.attributes = neuroplastic::node_attributes(&tensor.settings, index, count, dims.len());
     let update = Update {
         theta: tensor.theta,
-        gradient: tensor.gradient,
+        gradient,
         next,
         node: NodeId::end(),
         signal: None,

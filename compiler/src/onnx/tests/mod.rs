@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 mod external;
 mod hostile;
-mod random;
+pub(crate) mod random;
 mod tensors;
 
 fn models() -> PathBuf {
