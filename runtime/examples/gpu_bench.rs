@@ -111,11 +111,13 @@ fn fused(name: &str, sizes: &[u64], base: HybridBase, copy: f64) -> Outcome<()> 
 fn whole(path: &Path) -> Outcome<()> {
     let compiled = compile(onnx::load(path)?, &CompileOptions::default())?;
     let program = Program::new(&compiled.model, &ProgramOptions::default())?;
-    let plan = program.device_graph(&compiled.model, 128)?.plan(&compiled.bindings, &PlanOptions::default())?;
+    let mut gpu = Gpu::new(0)?;
+    let graph = program.device_graph(&compiled.model, 128)?;
+    let plan = graph.plan(&compiled.bindings, &PlanOptions::default(), &mut gpu)?;
     let arena = plan.arena_bytes >> 10;
     let commands = plan.work.len();
     let probe = compiled.bindings.parameters[0].name.clone();
-    let mut session = Session::new(plan, Gpu::new(0)?, &Scalars::of(&compiled.bindings))?;
+    let mut session = Session::new(plan, gpu, &Scalars::of(&compiled.bindings))?;
     if let Some(rate) = &compiled.bindings.learning_rate {
         session.set(&rate.name, &HostTensor::f32(&[], &[1e-3])?)?;
     }

@@ -87,6 +87,23 @@ impl Expression {
         outputs
     }
 
+    /// The reduction at the end, and for each axis of the shape whether it is reduced.
+    pub fn reduction(&self) -> Option<(Reduce, &[bool])> {
+        self.reduction.as_ref().map(|r| (r.reduce, r.axes.as_slice()))
+    }
+
+    /// What is computed at one place, for `count` places that have nothing to do with each other: every input and output has
+    /// the shape `[count]`, and what the expression reduces is the last output, unreduced.
+    pub fn at_points(&self, count: usize) -> Expression {
+        Expression {
+            shape: vec![count],
+            inputs: self.inputs.iter().map(|i| Input { dtype: i.dtype, shape: vec![count] }).collect(),
+            instructions: self.instructions.clone(),
+            outputs: self.outputs.iter().copied().chain(self.reduction.as_ref().map(|r| r.value)).collect(),
+            reduction: None,
+        }
+    }
+
     /// Type of an operand that belongs to this expression.
     pub(super) fn dtype(&self, operand: Operand) -> DType {
         match operand {

@@ -2,6 +2,7 @@
 
 use super::{bfloat16, neuroplastic, ops};
 use crate::error::one_line;
+use crate::plan::device::Device;
 use crate::plan::{Names, Plan, PlanError, PlanOptions};
 use crate::tensor::datum_type;
 use crate::{HostTensor, RuntimeError};
@@ -10,6 +11,7 @@ use npc_compiler::graph::{DType, Dim, Model, ValueId, ValueType};
 use npc_compiler::neuroplastic::DOMAIN;
 use npc_compiler::onnx;
 use npc_compiler::optimizers::operators::lower::lower;
+use npc_kernels::cpu::contraction::Product;
 use rayon::ThreadPool;
 use std::sync::Arc;
 use tract_linalg::multithread::{Executor, multithread_tract_scope};
@@ -55,12 +57,18 @@ pub struct DeviceGraph {
 }
 
 impl DeviceGraph {
-    /// The step as a device runs it.
+    /// The step as `device` runs it.
     ///
     /// # Errors
     /// What the device has no kernel for, by name.
-    pub fn plan(&self, bindings: &Bindings, options: &PlanOptions) -> Result<Plan, PlanError> {
-        Plan::new(&self.typed, &self.names, bindings, options)
+    pub fn plan(
+        &self,
+        bindings: &Bindings,
+        options: &PlanOptions,
+        device: &mut impl Device,
+    ) -> Result<Plan, PlanError> {
+        let has = &mut |product: &Product, precision, epilogue| device.has_epilogue(product, precision, epilogue);
+        Plan::new(&self.typed, &self.names, bindings, options, has)
     }
 }
 

@@ -1,12 +1,12 @@
 //! A GPU that runs a step's commands as one CUDA graph.
 
-use super::blas::{self, Gemm};
+use super::lt::{self, Lt};
 use super::probe::{has_cublas, has_driver, reason};
 use super::staging::{SIZES, Staging};
-use crate::plan::Precision;
 use crate::plan::command::{Command, Commands};
 use crate::plan::device::{Device, DeviceError};
-use cudarc::cublas::{result as cublas, sys as cublas_sys};
+use crate::plan::{Epilogue, Precision};
+use cudarc::cublaslt::result::CublasError;
 use cudarc::driver::sys::{self, CUdevice_attribute as Attribute};
 use cudarc::driver::{CudaContext, CudaStream, DriverError, result as driver};
 use npc_kernels::cpu::contraction::Product;
@@ -16,9 +16,6 @@ use std::ffi::{CString, c_void};
 use std::sync::Arc;
 
 type Result<T> = std::result::Result<T, DeviceError>;
-
-/// Memory that cuBLAS works in: what NVIDIA recommends for Hopper. Given to it, since it must not allocate in a graph.
-const WORKSPACE: u64 = 32 << 20;
 
 /// A kernel, ready to start.
 struct Ready {
@@ -33,7 +30,7 @@ struct Ready {
 /// One prepared command.
 enum Action {
     Kernel(Ready),
-    Product { gemm: Gemm, product: Product, precision: Precision, pointers: [DevicePointer; 3] },
+    Product(lt::Ready),
     Copy { from: DevicePointer, to: DevicePointer, bytes: u64 },
 }
 
@@ -41,7 +38,7 @@ enum Action {
 pub struct Gpu {
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
-    blas: Option<cublas_sys::cublasHandle_t>,
+    lt: Option<Lt>,
     modules: HashMap<Source, sys::CUmodule>,
     generated: Option<sys::CUmodule>,
     allocations: Vec<sys::CUdeviceptr>,
@@ -55,6 +52,11 @@ pub struct Gpu {
 fn failed(call: &str, node: &str) -> impl FnOnce(DriverError) -> DeviceError {
     let (call, place) = (call.to_string(), if node.is_empty() { String::new() } else { format!(" at node '{node}'") });
     move |error| DeviceError::Call { call, place, why: reason(error) }
+}
+
+fn product_failed(call: &str, node: &str) -> impl FnOnce(CublasError) -> DeviceError {
+    let (call, place) = (call.to_string(), if node.is_empty() { String::new() } else { format!(" at node '{node}'") });
+    move |error| DeviceError::Call { call, place, why: error.to_string() }
 }
 
 impl Gpu {
@@ -81,7 +83,7 @@ impl Gpu {
         Ok(Gpu {
             context,
             stream,
-            blas: None,
+            lt: None,
             modules: HashMap::new(),
             generated: None,
             allocations: Vec::new(),
@@ -110,30 +112,16 @@ impl Gpu {
         unsafe { driver::module::get_function(module, name) }.map_err(failed("finding a kernel", kernel))
     }
 
-    fn open_blas(&mut self) -> Result<()> {
-        if self.blas.is_some() {
-            return Ok(());
+    fn products(&mut self) -> Result<&mut Lt> {
+        if self.lt.is_none() {
+            if !has_cublas() {
+                let why = "this model needs cuBLASLt 12, which was not found: pip install nvidia-cublas-cu12, or set NPC_CUDA_LIBS to the folder that holds libcublasLt.so.12";
+                return Err(DeviceError::Missing(why.into()));
+            }
+            let workspace = self.allocate(lt::WORKSPACE, "cuBLASLt")?;
+            self.lt = Some(Lt::new(workspace).map_err(product_failed("opening cuBLASLt", ""))?);
         }
-        if !has_cublas() {
-            let why = "this model needs cuBLAS 12, which was not found: pip install nvidia-cublas-cu12, or set NPC_CUDA_LIBS to the folder that holds libcublas.so.12";
-            return Err(DeviceError::Missing(why.into()));
-        }
-        let wrong = |e: cublas::CublasError| DeviceError::Call {
-            call: "opening cuBLAS".into(),
-            place: String::new(),
-            why: e.to_string(),
-        };
-        let handle = cublas::create_handle().map_err(wrong)?;
-        let workspace = self.allocate(WORKSPACE, "cuBLAS")?;
-        // SAFETY: handle and stream are alive, the workspace stays allocated for as long as `self`.
-        unsafe {
-            cublas::set_stream(handle, self.stream.cu_stream().cast()).map_err(wrong)?;
-            cublas_sys::cublasSetWorkspace_v2(handle, workspace.0 as *mut c_void, WORKSPACE as usize)
-                .result()
-                .map_err(wrong)?;
-        }
-        self.blas = Some(handle);
-        Ok(())
+        self.lt.as_mut().ok_or_else(|| DeviceError::Missing("cuBLASLt was not opened".into()))
     }
 
     /// Starts every command on the stream.
@@ -155,13 +143,9 @@ impl Gpu {
                     unsafe { driver::memcpy_dtod_async(to.0, from.0, *bytes as usize, stream) }
                         .map_err(failed("copying", name))?;
                 }
-                Action::Product { gemm, product, precision, pointers } => {
-                    let Some(handle) = self.blas else { continue };
-                    multiply(handle, gemm, product, *precision, *pointers).map_err(|e| DeviceError::Call {
-                        call: "cuBLAS".into(),
-                        place: format!(" at node '{name}'"),
-                        why: e.to_string(),
-                    })?;
+                Action::Product(product) => {
+                    let Some(lt) = &self.lt else { continue };
+                    lt.start(product, stream.cast()).map_err(product_failed("a matrix product", name))?;
                 }
             }
         }
@@ -194,60 +178,6 @@ impl Gpu {
             let _ = driver::graph::destroy(graph);
             exec.map(Some).map_err(failed("preparing the step's graph", ""))
         }
-    }
-}
-
-fn multiply(
-    handle: cublas_sys::cublasHandle_t,
-    g: &Gemm,
-    p: &Product,
-    precision: Precision,
-    [a, b, c]: [DevicePointer; 3],
-) -> std::result::Result<(), cublas::CublasError> {
-    let at = |base: DevicePointer, start: usize| base.offset(4 * start as u64).0;
-    let (a, b, c) = (at(a, p.a.start), at(b, p.b.start), at(c, p.c.start));
-    let ((x, x_batch), (y, y_batch)) =
-        if g.is_swapped { ((b, p.b.batch), (a, p.a.batch)) } else { ((a, p.a.batch), (b, p.b.batch)) };
-    let operation = |m: &blas::Matrix| match m.is_transposed {
-        true => cublas_sys::cublasOperation_t::CUBLAS_OP_T,
-        false => cublas_sys::cublasOperation_t::CUBLAS_OP_N,
-    };
-    let (one, old) = (1.0f32, if p.accumulate { 1.0f32 } else { 0.0 });
-    use cublas_sys::cublasComputeType_t as Compute;
-    let compute = match precision {
-        Precision::F32 => Compute::CUBLAS_COMPUTE_32F,
-        Precision::Tf32 => Compute::CUBLAS_COMPUTE_32F_FAST_TF32,
-        Precision::Bf16 => Compute::CUBLAS_COMPUTE_32F_FAST_16BF,
-        Precision::F16 => Compute::CUBLAS_COMPUTE_32F_FAST_16F,
-    };
-    let float = cublas_sys::cudaDataType::CUDA_R_32F;
-    // SAFETY: addresses and distances are those of allocated buffers of the plan.
-    unsafe {
-        cublas::gemm_strided_batched_ex(
-            handle,
-            operation(&g.x),
-            operation(&g.y),
-            g.m as i32,
-            g.n as i32,
-            g.k as i32,
-            (&raw const one).cast(),
-            x as *const c_void,
-            float,
-            g.x.leading as i32,
-            x_batch as i64,
-            y as *const c_void,
-            float,
-            g.y.leading as i32,
-            y_batch as i64,
-            (&raw const old).cast(),
-            c as *mut c_void,
-            float,
-            g.leading as i32,
-            p.c.batch as i64,
-            p.batch as i32,
-            compute,
-            cublas_sys::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
-        )
     }
 }
 
@@ -343,9 +273,9 @@ impl Device for Gpu {
                         arguments: arguments.iter().map(|p| p.0.to_le_bytes().to_vec()).collect(),
                     })
                 }
-                Command::Product { product, precision, a, b, c } => {
-                    self.open_blas()?;
-                    Action::Product { gemm: blas::gemm(&product), product, precision, pointers: [a, b, c] }
+                Command::Product { product, precision, a, b, c, extra } => {
+                    let ready = self.products()?.prepare(&product, precision, [a, b, c], extra.as_ref());
+                    Action::Product(ready.map_err(product_failed("preparing a matrix product", &name))?)
                 }
                 Command::Copy { from, to, bytes } => Action::Copy { from, to, bytes },
             };
@@ -379,6 +309,11 @@ impl Device for Gpu {
     fn resident_blocks(&self) -> u64 {
         2 * self.multiprocessors
     }
+
+    fn has_epilogue(&mut self, product: &Product, precision: Precision, epilogue: Epilogue) -> bool {
+        // What is missing is said when the products are prepared.
+        self.bind().is_ok() && self.products().is_ok_and(|lt| lt.has(product, precision, epilogue))
+    }
 }
 
 impl Drop for Gpu {
@@ -395,9 +330,8 @@ impl Drop for Gpu {
             if let Some(graph) = self.graph.take() {
                 let _ = driver::graph::exec_destroy(graph);
             }
-            if let Some(handle) = self.blas.take() {
-                let _ = cublas::destroy_handle(handle);
-            }
+            self.actions.clear();
+            drop(self.lt.take());
             for module in self.modules.drain().map(|(_, m)| m).chain(self.generated.take()) {
                 let _ = driver::module::unload(module);
             }

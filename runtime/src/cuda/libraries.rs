@@ -4,8 +4,8 @@ use libloading::Library;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-/// File names of cuBLAS, in the order in which they depend on each other.
-const CUBLAS: [&str; 2] = ["libcublasLt.so.12", "libcublas.so.12"];
+/// File name of cuBLASLt.
+const CUBLAS_LT: &str = "libcublasLt.so.12";
 
 /// Folders to look in beside the loader's own: `NPC_CUDA_LIBS`, Python environments, the toolkit.
 fn folders() -> Vec<PathBuf> {
@@ -36,18 +36,17 @@ fn children(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Loads cuBLAS from the first folder that has it, so that it is found by its name afterwards. Where the loader finds it by
+/// Loads cuBLASLt from the first folder that has it, so that it is found by its name afterwards. Where the loader finds it by
 /// itself nothing is done.
 pub fn load_cublas() {
-    static LOADED: OnceLock<Vec<Library>> = OnceLock::new();
+    static LOADED: OnceLock<Option<Library>> = OnceLock::new();
     LOADED.get_or_init(|| {
-        // SAFETY: cuBLAS has no initialisers that ask anything of their caller.
-        if unsafe { Library::new(CUBLAS[1]) }.is_ok() {
-            return Vec::new();
+        // SAFETY: the library has no initialisers that ask anything of their caller.
+        if unsafe { Library::new(CUBLAS_LT) }.is_ok() {
+            return None;
         }
-        let complete = |folder: &PathBuf| CUBLAS.iter().all(|name| folder.join(name).is_file());
-        let Some(folder) = folders().into_iter().find(complete) else { return Vec::new() };
+        let file = folders().into_iter().map(|folder| folder.join(CUBLAS_LT)).find(|file| file.is_file())?;
         // SAFETY: as above.
-        CUBLAS.iter().filter_map(|name| unsafe { Library::new(folder.join(name)) }.ok()).collect()
+        unsafe { Library::new(file) }.ok()
     });
 }

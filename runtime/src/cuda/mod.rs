@@ -7,6 +7,7 @@
 mod blas;
 mod device;
 mod libraries;
+mod lt;
 mod probe;
 mod staging;
 

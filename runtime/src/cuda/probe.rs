@@ -57,11 +57,11 @@ pub(super) fn has_driver() -> bool {
     unsafe { cudarc::driver::sys::is_culib_present() }
 }
 
-/// Whether cuBLAS is installed, where the loader or we find it.
+/// Whether cuBLASLt is installed, where the loader or we find it.
 pub(super) fn has_cublas() -> bool {
     libraries::load_cublas();
     // SAFETY: as for the driver.
-    unsafe { cudarc::cublas::sys::is_culib_present() }
+    unsafe { cudarc::cublaslt::sys::is_culib_present() }
 }
 
 /// Looks for GPUs and libraries; never fails.
@@ -76,10 +76,10 @@ pub fn probe() -> Found {
             advice: "install NVIDIA's driver",
         },
         Library {
-            name: "cuBLAS 12",
+            name: "cuBLASLt 12",
             purpose: "matrix products",
             is_present: has_cublas(),
-            advice: "pip install nvidia-cublas-cu12, or set NPC_CUDA_LIBS to the folder that holds libcublas.so.12",
+            advice: "pip install nvidia-cublas-cu12, or set NPC_CUDA_LIBS to the folder that holds libcublasLt.so.12",
         },
     ];
     Found { gpus, libraries }

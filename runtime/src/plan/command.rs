@@ -1,7 +1,7 @@
 //! A plan with addresses: what a device is told to do, in order.
 
 use super::arena::ALIGNMENT;
-use super::{Plan, PlanError, Precision, Source, Task, Work};
+use super::{Epilogue, Plan, PlanError, Precision, Source, Task, Work};
 use npc_kernels::cpu::contraction::Product;
 use npc_kernels::cuda::index::{self, Bits, Scatter};
 use npc_kernels::cuda::neuroplastic::{Addresses, Storage, Tables, Tensor};
@@ -19,10 +19,28 @@ pub enum Command {
     Generated { kernel: String, grid: u32, block: u32, shared: u32, arguments: Vec<DevicePointer> },
     /// A float32 matrix product; offsets and distances in elements from the three addresses.
     #[allow(missing_docs)]
-    Product { product: Product, precision: Precision, a: DevicePointer, b: DevicePointer, c: DevicePointer },
+    Product {
+        product: Product,
+        precision: Precision,
+        a: DevicePointer,
+        b: DevicePointer,
+        c: DevicePointer,
+        extra: Option<Extra>,
+    },
     /// Copies bytes within the device.
     #[allow(missing_docs)]
     Copy { from: DevicePointer, to: DevicePointer, bytes: u64 },
+}
+
+/// What a product does besides.
+#[derive(Clone, Copy, Debug)]
+pub struct Extra {
+    /// What.
+    pub epilogue: Epilogue,
+    /// Its bias, or what the forward product kept; `NULL` for sums of operands.
+    pub read: DevicePointer,
+    /// Where it keeps something, or adds it up; `NULL` where it does neither.
+    pub write: DevicePointer,
 }
 
 /// A step's commands, each with the name of the work it comes from, and the module of its generated kernels.
@@ -190,7 +208,14 @@ pub fn commands(
             Task::Products(products) => {
                 let (a, b, c) = (at(work.reads[0]), at(work.reads[1]), at(work.writes[0]));
                 let precision = plan.precision;
-                products.iter().for_each(|p| push(Command::Product { product: *p, precision, a, b, c }));
+                products.iter().for_each(|p| push(Command::Product { product: *p, precision, a, b, c, extra: None }));
+            }
+            Task::ProductWith { product, epilogue } => {
+                let second = |list: &[usize], i: usize| list.get(i).map_or(DevicePointer::NULL, |id| at(*id));
+                let (read, write) = (second(&work.reads, 2), second(&work.writes, 1));
+                let (a, b, c) = (at(work.reads[0]), at(work.reads[1]), at(work.writes[0]));
+                let extra = Some(Extra { epilogue: *epilogue, read, write });
+                push(Command::Product { product: *product, precision: plan.precision, a, b, c, extra });
             }
             Task::Copy(view) => {
                 let from = at(view.buffer).offset((view.start * plan.buffers[view.buffer].dtype.bytes()) as u64);

@@ -40,7 +40,9 @@ fn refused_on<D: Device>(device: impl Fn() -> D) -> Vec<(String, String)> {
             .map(|key| (key.to_string(), HostTensor::from(archive[&format!("{name}/in/{key}")].clone())))
             .collect();
         let shapes: Vec<Vec<usize>> = given.iter().map(|(_, t)| t.dims().to_vec()).collect();
-        let plan = program.graph_for(&shapes).and_then(|graph| graph.plan(&plain(), &PlanOptions::default()));
+        let mut device = device();
+        let plan =
+            program.graph_for(&shapes).and_then(|graph| graph.plan(&plain(), &PlanOptions::default(), &mut device));
         let plan = match plan {
             Ok(plan) => plan,
             Err(PlanError::Unsupported { op, why, .. }) => {
@@ -53,7 +55,7 @@ fn refused_on<D: Device>(device: impl Fn() -> D) -> Vec<(String, String)> {
             }
             Err(other) => panic!("{name}: {other}"),
         };
-        let mut session = Session::new(plan, device(), &Scalars::default()).unwrap();
+        let mut session = Session::new(plan, device, &Scalars::default()).unwrap();
         for (key, tensor) in &given {
             session.set(key, tensor).unwrap_or_else(|e| panic!("{name}: {e}"));
         }
@@ -87,8 +89,9 @@ fn narrow_tensor(dtype: ModelType, dims: &[usize], value: impl Fn(usize) -> f32)
     HostTensor::from_constant(&Constant::raw(dtype, dims, bytes)).unwrap()
 }
 
-fn session<D: Device>(device: D, program: &Program, shapes: &[Vec<usize>], bindings: &Bindings) -> Session<D> {
-    let plan = program.graph_for(shapes).and_then(|graph| graph.plan(bindings, &PlanOptions::default())).unwrap();
+fn session<D: Device>(mut device: D, program: &Program, shapes: &[Vec<usize>], bindings: &Bindings) -> Session<D> {
+    let graph = program.graph_for(shapes);
+    let plan = graph.and_then(|graph| graph.plan(bindings, &PlanOptions::default(), &mut device)).unwrap();
     Session::new(plan, device, &Scalars::of(bindings)).unwrap()
 }
 

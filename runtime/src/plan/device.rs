@@ -2,9 +2,10 @@
 
 use super::arena::ALIGNMENT;
 use super::command::{self, Commands, Memory};
-use super::{Plan, PlanError, Source, Task};
+use super::{Epilogue, Plan, PlanError, Precision, Source, Task};
 use crate::{HostTensor, RuntimeError};
 use npc_compiler::graph::DType as ModelType;
+use npc_kernels::cpu::contraction::Product;
 use npc_kernels::cuda::DevicePointer;
 use npc_kernels::cuda::neuroplastic::Addresses;
 use npc_kernels::elementwise::DType;
@@ -94,6 +95,9 @@ pub trait Device {
 
     /// Blocks of 256 threads that it runs at once.
     fn resident_blocks(&self) -> u64;
+
+    /// Whether it multiplies so. What it says stays true.
+    fn has_epilogue(&mut self, product: &Product, precision: Precision, epilogue: Epilogue) -> bool;
 }
 
 /// Writes zeros, some at a time.

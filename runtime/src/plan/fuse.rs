@@ -59,7 +59,9 @@ pub(super) fn fuse(mut draft: Draft) -> Result<Draft, PlanError> {
                 });
                 groups[index].members.push(at);
                 groups[index].has_reduction |= matches!(map.what, What::Reduce(..));
-                groups[index].inputs.extend(reads(node));
+                // What the group computes itself stays in registers.
+                let is_own = |buffer: &usize| producer.get(buffer).and_then(|p| group_of.get(p)) == Some(&index);
+                groups[index].inputs.extend(reads(node).into_iter().filter(|buffer| !is_own(buffer)));
                 group_of.insert(at, index);
                 producer.insert(map.output, at);
             }
@@ -114,8 +116,9 @@ fn join(
     let home = |view: &View| producer.get(&view.buffer).and_then(|at| Some((*at, *group_of.get(at)?)));
     views.iter().filter_map(|v| home(v)).map(|(_, group)| group).find(|&index| {
         let group = &groups[index];
+        let outside = views.iter().filter(|v| home(v).is_none_or(|(_, other)| other != index)).count();
         let room = group.members.len() < OPERATIONS
-            && group.inputs.len() + views.len() <= INPUTS
+            && group.inputs.len() + outside <= INPUTS
             && !(group.has_reduction && matches!(map.what, What::Reduce(..)));
         room && group.shape == shape
             && views.iter().all(|view| match producer.get(&view.buffer) {

@@ -7,6 +7,7 @@ use tract_onnx::tract_core::ops::element_wise::ElementWiseOp;
 use tract_onnx::tract_hir::internal::*;
 
 /// One elementwise operation or reduction.
+#[derive(Clone, Debug)]
 pub struct Map {
     /// What the operands are broadcast to.
     pub shape: Vec<usize>,

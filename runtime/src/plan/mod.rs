@@ -1,12 +1,13 @@
 //! A training step as a device runs it: buffers with places in one arena, and work in order.
 //!
-//! [`Plan::new`] goes from a typed graph of concrete shapes to the plan in four passes:
+//! [`Plan::new`] goes from a typed graph of concrete shapes to the plan in five passes:
 //!
 //! 1. [`lower`]: every node becomes a piece of work on buffers; what only renames elements (reshapes, transposes, slices)
 //!    becomes a view of a buffer;
 //! 2. [`fuse`]: neighbouring elementwise work becomes one expression, with a reduction at its end;
-//! 3. [`schedule`]: one order, updates last, because they write parameters in place;
-//! 4. [`arena`]: lifetimes, and an offset for every buffer that lives within the step.
+//! 3. [`epilogue`]: products do on the way out what follows them, where the device's library can;
+//! 4. [`schedule`]: one order, updates last, because they write parameters in place;
+//! 5. [`arena`]: lifetimes, and an offset for every buffer that lives within the step.
 //!
 //! A plan knows no device. [`command`] puts addresses into it, a [`device::Device`] carries the commands out.
 
@@ -15,6 +16,7 @@ pub mod command;
 #[cfg(test)]
 mod conformance;
 pub mod device;
+pub mod epilogue;
 mod fuse;
 mod lower;
 mod maps;
@@ -26,6 +28,7 @@ mod tests;
 mod updates;
 mod view;
 
+pub use epilogue::Epilogue;
 pub use lower::Names;
 pub use lower::batches::{self, Resident, Scored};
 pub use view::View;
@@ -131,6 +134,10 @@ pub enum Task {
     Expression(Expression),
     /// Matrix products of `reads[0]` and `reads[1]` into `writes[0]`.
     Products(Vec<Product>),
+    /// One product, and what happens to its elements. `reads` has the bias, or what the forward product kept, as its third;
+    /// `writes` what is kept, or the sums, as its second.
+    #[allow(missing_docs)]
+    ProductWith { product: Product, epilogue: Epilogue },
     /// `reads[0]` through a view, densely.
     Copy(View),
     /// `reads[0]` densely into part of `writes[0]`, which is written by several.
@@ -222,7 +229,8 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Plans a step: a typed graph of concrete shapes whose feedback `bindings` describe.
+    /// Plans a step: a typed graph of concrete shapes whose feedback `bindings` describe. `has`: the epilogues of the device
+    /// it is for.
     ///
     /// # Errors
     /// What no kernel can do, with operator and node.
@@ -231,10 +239,12 @@ impl Plan {
         names: &Names,
         bindings: &Bindings,
         options: &PlanOptions,
+        has: &mut epilogue::Has<'_>,
     ) -> Result<Self, PlanError> {
         let draft = lower::lower(model, names, bindings, options)?;
         let draft = updates::group(draft);
         let draft = fuse::fuse(draft)?;
+        let draft = epilogue::join(draft, options.precision, has);
         let mut plan = schedule::schedule(draft)?;
         plan.precision = options.precision;
         arena::place(&mut plan);
@@ -244,7 +254,7 @@ impl Plan {
 
 /// What matrix products round their factors to before they multiply them. Sums, stored values and everything else stay
 /// float32.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Precision {
     /// Not at all.
     #[default]
@@ -298,6 +308,7 @@ struct Node {
     kind: Kind,
 }
 
+#[derive(Clone)]
 enum Kind {
     /// Elementwise: its operands broadcast to `shape`.
     Map(maps::Map),

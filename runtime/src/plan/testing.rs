@@ -1,8 +1,9 @@
 //! The reference device: our kernels' and the generated PTX in the interpreter, matrix products on the host.
 
 use super::Precision;
-use super::command::{Command, Commands};
+use super::command::{Command, Commands, Extra};
 use super::device::{Device, DeviceError};
+use super::epilogue::{Activation, Epilogue};
 use npc_kernels::cpu::contraction::Product;
 use npc_kernels::cuda::{Argument, DevicePointer, Source as Module};
 use npc_ptx_interpreter as ptx;
@@ -13,6 +14,8 @@ pub struct Reference {
     memory: ptx::Memory,
     /// What it says is free.
     pub free: u64,
+    /// Whether products have epilogues.
+    pub epilogues: bool,
     /// Steps it has run.
     pub steps: usize,
     modules: HashMap<Module, ptx::Module>,
@@ -25,6 +28,7 @@ impl Default for Reference {
         Reference {
             memory: ptx::Memory::default(),
             free: 1 << 30,
+            epilogues: true,
             steps: 0,
             modules: HashMap::new(),
             generated: None,
@@ -78,6 +82,74 @@ impl Reference {
                 }
             }
         }
+    }
+
+    /// What follows a product. What is kept has the layout that cuBLASLt gives it.
+    fn finish(&mut self, p: &Product, extra: Extra, [a, b, c]: [DevicePointer; 3]) {
+        let (rows, columns) = (p.rows, p.columns);
+        let mut values = self.memory.read::<f32>(c.0, rows * columns).unwrap();
+        let sums = match extra.epilogue {
+            Epilogue::Bias { activation, keeps } => {
+                let bias = self.memory.read::<f32>(extra.read.0, columns).unwrap();
+                values.iter_mut().zip(bias.iter().cycle()).for_each(|(x, b)| *x += b);
+                if let Some(activation) = activation.filter(|_| keeps) {
+                    self.keep(activation, &values, columns, extra.write);
+                }
+                if let Some(activation) = activation {
+                    values.iter_mut().for_each(|x| *x = activation.at(f64::from(*x)).0 as f32);
+                }
+                None
+            }
+            Epilogue::Gradient { activation, sums } => {
+                let slopes = self.slopes(activation, rows, columns, extra.read);
+                values.iter_mut().zip(slopes).for_each(|(x, slope)| *x = (f64::from(*x) * slope) as f32);
+                let column = |j: usize| values.iter().skip(j).step_by(columns).map(|x| f64::from(*x)).sum::<f64>();
+                sums.then(|| (0..columns).map(column).collect::<Vec<f64>>())
+            }
+            Epilogue::Sums { of_right } => {
+                let read = |at: DevicePointer, i: usize| {
+                    f64::from(self.memory.read::<f32>(at.0 + 4 * i as u64, 1).unwrap()[0])
+                };
+                let left =
+                    |i: usize| (0..p.inner).map(|k| read(a, p.a.start + i * p.a.down + k * p.a.along)).sum::<f64>();
+                let right = |j: usize| (0..p.inner).map(|k| read(b, p.b.start + k * p.b.down + j * p.b.along)).sum();
+                Some(if of_right { (0..columns).map(right).collect() } else { (0..rows).map(left).collect() })
+            }
+        };
+        self.memory.write(c.0, &values).unwrap();
+        if let Some(sums) = sums {
+            let sums: Vec<f32> = sums.into_iter().map(|sum: f64| sum as f32).collect();
+            self.memory.write(extra.write.0, &sums).unwrap();
+        }
+    }
+
+    fn keep(&mut self, activation: Activation, z: &[f32], columns: usize, to: DevicePointer) {
+        let leading = activation.kept_leading(columns);
+        for (row, z) in z.chunks_exact(columns).enumerate() {
+            match activation {
+                Activation::Relu => {
+                    let mut bits = vec![0u8; leading / 8];
+                    z.iter().enumerate().filter(|(_, z)| **z > 0.0).for_each(|(j, _)| bits[j / 8] |= 1 << (j % 8));
+                    self.memory.write(to.0 + (row * leading / 8) as u64, &bits).unwrap();
+                }
+                Activation::Gelu => self.memory.write(to.0 + (4 * row * leading) as u64, z).unwrap(),
+            }
+        }
+    }
+
+    fn slopes(&self, activation: Activation, rows: usize, columns: usize, from: DevicePointer) -> Vec<f64> {
+        let leading = activation.kept_leading(columns);
+        let row = |row: usize| match activation {
+            Activation::Relu => {
+                let bits = self.memory.read::<u8>(from.0 + (row * leading / 8) as u64, leading / 8).unwrap();
+                (0..columns).map(|j| f64::from(bits[j / 8] >> (j % 8) & 1)).collect::<Vec<f64>>()
+            }
+            Activation::Gelu => {
+                let z = self.memory.read::<f32>(from.0 + (4 * row * leading) as u64, columns).unwrap();
+                z.into_iter().map(|z| activation.at(f64::from(z)).1).collect()
+            }
+        };
+        (0..rows).flat_map(row).collect()
     }
 }
 
@@ -136,7 +208,12 @@ impl Device for Reference {
                     };
                     self.launch(None, &launch);
                 }
-                Command::Product { product, precision, a, b, c } => self.product(product, *precision, [*a, *b, *c]),
+                Command::Product { product, precision, a, b, c, extra } => {
+                    self.product(product, *precision, [*a, *b, *c]);
+                    if let Some(extra) = extra {
+                        self.finish(product, *extra, [*a, *b, *c]);
+                    }
+                }
                 Command::Copy { from, to, bytes } => {
                     let data = self.memory.read::<u8>(from.0, *bytes as usize).unwrap();
                     self.memory.write(to.0, &data).unwrap();
@@ -156,5 +233,9 @@ impl Device for Reference {
 
     fn resident_blocks(&self) -> u64 {
         8
+    }
+
+    fn has_epilogue(&mut self, _: &Product, _: Precision, _: Epilogue) -> bool {
+        self.epilogues
     }
 }

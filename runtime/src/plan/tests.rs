@@ -1,6 +1,7 @@
 //! Plans carried out by the reference device, compared with the CPU engine, step by step.
 
 use super::device::{Device, Scalars, Session};
+use super::epilogue::Activation;
 use super::testing::Reference;
 use super::*;
 use crate::HostTensor;
@@ -15,8 +16,8 @@ fn compiled(file: &str, optimizer: Optimizer) -> Compiled {
     compile(onnx::load(&path).unwrap(), &CompileOptions { optimizer, ..CompileOptions::default() }).unwrap()
 }
 
-fn planned(program: &Program, compiled: &Compiled, batch: usize) -> Result<Plan, PlanError> {
-    program.device_graph(&compiled.model, batch)?.plan(&compiled.bindings, &PlanOptions::default())
+fn planned(program: &Program, compiled: &Compiled, batch: usize, device: &mut impl Device) -> Result<Plan, PlanError> {
+    program.device_graph(&compiled.model, batch)?.plan(&compiled.bindings, &PlanOptions::default(), device)
 }
 
 /// A value for an input, the same in both engines.
@@ -40,7 +41,7 @@ fn compare(file: &str, optimizer: Optimizer, steps: usize, tolerance: f64) -> Pl
     compare_on(Reference::default(), file, optimizer, steps, tolerance)
 }
 
-fn compare_on(device: impl Device, file: &str, optimizer: Optimizer, steps: usize, tolerance: f64) -> Plan {
+fn compare_on(mut device: impl Device, file: &str, optimizer: Optimizer, steps: usize, tolerance: f64) -> Plan {
     let compiled = compiled(file, optimizer);
     let b = &compiled.bindings;
     let graph = &compiled.model.graph;
@@ -66,7 +67,7 @@ fn compare_on(device: impl Device, file: &str, optimizer: Optimizer, steps: usiz
         feeds.insert(gates.clone(), HostTensor::f32(&[3], &[1.0; 3]).unwrap());
     }
     set_step(&mut feeds, 0);
-    let plan = planned(&program, &compiled, 16).unwrap_or_else(|e| panic!("{file}: {e}"));
+    let plan = planned(&program, &compiled, 16, &mut device).unwrap_or_else(|e| panic!("{file}: {e}"));
     let scalars = Scalars::of(b);
     let mut session = Session::new(plan.clone(), device, &scalars).unwrap();
     for (name, tensor) in &feeds {
@@ -114,10 +115,23 @@ fn an_mlp_steps_as_on_the_cpu() {
     assert_eq!(tasks(|t| matches!(t, Task::NeuroPlastic { .. })), 1);
     assert_eq!(tasks(|t| matches!(t, Task::Copy(_) | Task::Assign)), 0);
     assert!(
-        tasks(|t| matches!(t, Task::Expression(_))) <= 16,
+        tasks(|t| matches!(t, Task::Expression(_))) <= 9,
         "{:#?}",
         plan.work.iter().map(|w| &w.name).collect::<Vec<_>>()
     );
+    // Biases, ReLUs, their gradients and the biases' come with the products.
+    let relu = Some(Activation::Relu);
+    let count = |wanted: Epilogue| {
+        plan.work.iter().filter(|w| matches!(w.task, Task::ProductWith { epilogue, .. } if epilogue == wanted)).count()
+    };
+    assert_eq!(count(Epilogue::Bias { activation: relu, keeps: true }), 2);
+    assert_eq!(count(Epilogue::Bias { activation: None, keeps: false }), 1);
+    assert_eq!(count(Epilogue::Gradient { activation: Activation::Relu, sums: true }), 2);
+    // A library without them changes the plan, not the numbers.
+    let mut plain = Reference::default();
+    plain.epilogues = false;
+    let plan = compare_on(plain, "pytorch-train-step/mlp_adamw.onnx", Optimizer::NeuroPlastic, 1, 1e-4);
+    assert!(!plan.work.iter().any(|w| matches!(w.task, Task::ProductWith { .. })));
 }
 
 #[test]
@@ -144,8 +158,9 @@ fn golden_on<D: Device>(device: impl Fn() -> D) -> usize {
         let shapes: Vec<Vec<usize>> = serde_json::from_value(case["shapes"].clone()).unwrap();
         let compiled = step_model(&shapes, &settings, Emit::Functions).unwrap();
         let program = Program::new(&compiled.model, &ProgramOptions::default()).unwrap();
-        let plan = planned(&program, &compiled, 1).unwrap_or_else(|e| panic!("{}: {e}", case["case"]));
-        let mut session = Session::new(plan, device(), &Scalars::of(&compiled.bindings)).unwrap();
+        let mut device = device();
+        let plan = planned(&program, &compiled, 1, &mut device).unwrap_or_else(|e| panic!("{}: {e}", case["case"]));
+        let mut session = Session::new(plan, device, &Scalars::of(&compiled.bindings)).unwrap();
         let floats = |v: &serde_json::Value| {
             v.as_array().unwrap().iter().map(|x| x.as_f64().unwrap() as f32).collect::<Vec<_>>()
         };
@@ -185,8 +200,9 @@ fn golden_vectors_through_plans() {
 fn an_index_out_of_range_is_an_error() {
     let compiled = compiled("pytorch-train-step/mlp_sgd.onnx", Optimizer::NeuroPlastic);
     let program = Program::new(&compiled.model, &ProgramOptions::default()).unwrap();
-    let plan = planned(&program, &compiled, 16).unwrap();
-    let mut session = Session::new(plan, Reference::default(), &Scalars::of(&compiled.bindings)).unwrap();
+    let mut device = Reference::default();
+    let plan = planned(&program, &compiled, 16, &mut device).unwrap();
+    let mut session = Session::new(plan, device, &Scalars::of(&compiled.bindings)).unwrap();
     session.set("labels", &HostTensor::i64(&[16], &[10; 16]).unwrap()).unwrap();
     session.step().unwrap();
     let error = session.check().unwrap_err().to_string();
@@ -203,11 +219,12 @@ fn uniform_step(device: impl Device, elements: usize) {
     use npc_compiler::Emit;
     use npc_compiler::neuroplastic::{Settings, step_model};
     let settings = Settings::default();
-    let open = |device, elements: usize| {
-        let compiled = step_model(&[vec![elements]], &settings, Emit::Functions).unwrap();
+    fn open<D: Device>(mut device: D, settings: &Settings, elements: usize) -> Session<D> {
+        let compiled = step_model(&[vec![elements]], settings, Emit::Functions).unwrap();
         let program = Program::new(&compiled.model, &ProgramOptions::default()).unwrap();
-        Session::new(planned(&program, &compiled, 1).unwrap(), device, &Scalars::of(&compiled.bindings)).unwrap()
-    };
+        let plan = planned(&program, &compiled, 1, &mut device).unwrap();
+        Session::new(plan, device, &Scalars::of(&compiled.bindings)).unwrap()
+    }
     fn step<D: Device>(mut session: Session<D>, elements: usize, at: &[usize]) -> Vec<f64> {
         for (name, value) in [("p0", 0.5f32), ("g0", 0.25)] {
             let part = vec![value; elements.min(1 << 22)];
@@ -221,7 +238,7 @@ fn uniform_step(device: impl Device, elements: usize) {
         session.step().unwrap();
         at.iter().map(|i| session.get_part("p0", *i, 1).unwrap().to_f64()[0]).collect()
     }
-    let found = step(open(device, elements), elements, &[0, elements / 2, elements - 1]);
+    let found = step(open(device, &settings, elements), elements, &[0, elements / 2, elements - 1]);
     let n = elements as f64;
     // α = clip(1, 0.2, 2) = 1 for uniform gradients; u is scaled to the norm 1 at most, then by the homeostatic gain.
     let norm = 0.25 * n.sqrt();
@@ -284,8 +301,9 @@ mod on_a_gpu {
         let compiled = compiled("pytorch-train-step/transformer_adamw.onnx", Optimizer::NeuroPlastic);
         let program = Program::new(&compiled.model, &ProgramOptions::default()).unwrap();
         let run = || {
-            let plan = planned(&program, &compiled, 8).unwrap();
-            let mut session = Session::new(plan, gpu(), &Scalars::of(&compiled.bindings)).unwrap();
+            let mut device = gpu();
+            let plan = planned(&program, &compiled, 8, &mut device).unwrap();
+            let mut session = Session::new(plan, device, &Scalars::of(&compiled.bindings)).unwrap();
             for (i, id) in compiled.model.graph.inputs.iter().enumerate() {
                 let v = compiled.model.graph.value(*id);
                 session.set(&v.name, &value(&v.name, v.dtype().unwrap(), &v.dims().unwrap(), i)).unwrap();
@@ -312,6 +330,6 @@ fn what_has_no_kernel_is_refused_by_name() {
     graph.node_mut(relu).op_type = "Asinh".into();
     let name = graph.node(relu).name.clone();
     let program = Program::new(&compiled.model, &ProgramOptions::default()).unwrap();
-    let error = planned(&program, &compiled, 128).unwrap_err().to_string();
+    let error = planned(&program, &compiled, 128, &mut Reference::default()).unwrap_err().to_string();
     assert!(error.contains("Asinh") && error.contains(&name) && error.contains("--device cpu"), "{error}");
 }

@@ -163,7 +163,7 @@ impl<D: Device> OnDevice<D> {
     /// # Errors
     /// An operator without a kernel, too little memory.
     pub fn new(
-        device: D,
+        mut device: D,
         program: &Program,
         model: &Model,
         bindings: &Bindings,
@@ -173,10 +173,10 @@ impl<D: Device> OnDevice<D> {
     ) -> Result<Self, TrainError> {
         let graph = program.device_graph(model, batch)?;
         let mut options = PlanOptions { precision, ..PlanOptions::default() };
-        let mut plan = graph.plan(bindings, &options)?;
+        let mut plan = graph.plan(bindings, &options, &mut device)?;
         options.scored = scored(&plan, bindings, split, batch);
         if options.scored.is_some() {
-            plan = graph.plan(bindings, &options)?;
+            plan = graph.plan(bindings, &options, &mut device)?;
         }
         let mut inputs = Vec::new();
         let mut bytes = 16 * split.len as u64;
@@ -193,7 +193,7 @@ impl<D: Device> OnDevice<D> {
             && memory_bytes(&plan) + bytes <= device.free_bytes()? / 10 * 9;
         if is_resident {
             options.resident = Some(Resident { samples: split.len, batch, inputs });
-            plan = graph.plan(bindings, &options)?;
+            plan = graph.plan(bindings, &options, &mut device)?;
         }
         let has_labels = plan.elements(LABELS).is_some();
         let mut session = Session::new(plan, device, &Scalars::of(bindings))?;

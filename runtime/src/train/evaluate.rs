@@ -140,14 +140,14 @@ impl Evaluator {
     /// An operator without a kernel, too little memory.
     pub fn move_to<D: Device + 'static>(
         &mut self,
-        device: D,
+        mut device: D,
         model: &Model,
         bindings: &Bindings,
         precision: Precision,
     ) -> Result<(), TrainError> {
         if let Some(Forward::Cpu(program)) = &self.forward {
             let options = PlanOptions { precision, ..PlanOptions::default() };
-            let plan = program.device_graph(model, self.batch)?.plan(bindings, &options)?;
+            let plan = program.device_graph(model, self.batch)?.plan(bindings, &options, &mut device)?;
             self.forward = Some(Forward::Device(Box::new(Session::new(plan, device, &Scalars::of(bindings))?)));
         }
         Ok(())
