@@ -29,7 +29,7 @@ pub fn output_size(
 /// Axes are kept as three, the missing ones in front as size 1. Tap `k` of output position `o` reads input position
 /// `o·stride + k·dilation − pad`; what falls outside the input is padding. The output sizes are the caller's, so that
 /// one geometry serves a convolution and the transposed convolution with output padding that undoes it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Geometry {
     pub(crate) input: [usize; 3],
     pub(crate) output: [usize; 3],
@@ -88,6 +88,36 @@ impl Geometry {
             dilations: three(dilations),
             pads: all_pads,
         })
+    }
+
+    /// Extents of the input's three axes.
+    pub fn input(&self) -> [usize; 3] {
+        self.input
+    }
+
+    /// Extents of the output's three axes.
+    pub fn output(&self) -> [usize; 3] {
+        self.output
+    }
+
+    /// Extents of the window's three axes.
+    pub fn kernel(&self) -> [usize; 3] {
+        self.kernel
+    }
+
+    /// Distances between windows along the three axes.
+    pub fn strides(&self) -> [usize; 3] {
+        self.strides
+    }
+
+    /// Distances between taps along the three axes.
+    pub fn dilations(&self) -> [usize; 3] {
+        self.dilations
+    }
+
+    /// Padding before each of the three axes.
+    pub fn pads(&self) -> [isize; 3] {
+        self.pads
     }
 
     /// Input elements in one channel.

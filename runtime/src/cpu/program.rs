@@ -2,8 +2,7 @@
 
 use super::{bfloat16, neuroplastic, ops};
 use crate::error::one_line;
-use crate::plan::device::Device;
-use crate::plan::{Names, Plan, PlanError, PlanOptions};
+use crate::plan::{Libraries, Names, Plan, PlanError, PlanOptions};
 use crate::tensor::datum_type;
 use crate::{HostTensor, RuntimeError};
 use npc_compiler::bindings::Bindings;
@@ -11,7 +10,6 @@ use npc_compiler::graph::{DType, Dim, Model, ValueId, ValueType};
 use npc_compiler::neuroplastic::DOMAIN;
 use npc_compiler::onnx;
 use npc_compiler::optimizers::operators::lower::lower;
-use npc_kernels::cpu::contraction::Product;
 use rayon::ThreadPool;
 use std::sync::Arc;
 use tract_linalg::multithread::{Executor, multithread_tract_scope};
@@ -65,10 +63,9 @@ impl DeviceGraph {
         &self,
         bindings: &Bindings,
         options: &PlanOptions,
-        device: &mut impl Device,
+        device: &mut dyn Libraries,
     ) -> Result<Plan, PlanError> {
-        let has = &mut |product: &Product, precision, epilogue| device.has_epilogue(product, precision, epilogue);
-        Plan::new(&self.typed, &self.names, bindings, options, has)
+        Plan::new(&self.typed, &self.names, bindings, options, device)
     }
 }
 

@@ -1,12 +1,12 @@
 //! A GPU that runs a step's commands as one CUDA graph.
 
+use super::dnn::{self, Dnn};
 use super::lt::{self, Lt};
-use super::probe::{has_cublas, has_driver, reason};
+use super::probe::{has_cublas, has_cudnn, has_driver, reason};
 use super::staging::{SIZES, Staging};
 use crate::plan::command::{Command, Commands};
 use crate::plan::device::{Device, DeviceError};
-use crate::plan::{Epilogue, Precision};
-use cudarc::cublaslt::result::CublasError;
+use crate::plan::{Convolution, Epilogue, Libraries, Precision};
 use cudarc::driver::sys::{self, CUdevice_attribute as Attribute};
 use cudarc::driver::{CudaContext, CudaStream, DriverError, result as driver};
 use npc_kernels::cpu::contraction::Product;
@@ -31,6 +31,7 @@ struct Ready {
 enum Action {
     Kernel(Ready),
     Product(lt::Ready),
+    Convolution(dnn::Ready),
     Copy { from: DevicePointer, to: DevicePointer, bytes: u64 },
 }
 
@@ -39,6 +40,10 @@ pub struct Gpu {
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
     lt: Option<Lt>,
+    /// Opened once; `Some(None)` where it is not installed.
+    dnn: Option<Option<Dnn>>,
+    /// What convolutions work in, one after the other.
+    workspace: DevicePointer,
     modules: HashMap<Source, sys::CUmodule>,
     generated: Option<sys::CUmodule>,
     allocations: Vec<sys::CUdeviceptr>,
@@ -54,9 +59,9 @@ fn failed(call: &str, node: &str) -> impl FnOnce(DriverError) -> DeviceError {
     move |error| DeviceError::Call { call, place, why: reason(error) }
 }
 
-fn product_failed(call: &str, node: &str) -> impl FnOnce(CublasError) -> DeviceError {
+fn library_failed<E: std::fmt::Debug>(call: &str, node: &str) -> impl FnOnce(E) -> DeviceError {
     let (call, place) = (call.to_string(), if node.is_empty() { String::new() } else { format!(" at node '{node}'") });
-    move |error| DeviceError::Call { call, place, why: error.to_string() }
+    move |error| DeviceError::Call { call, place, why: format!("{error:?}") }
 }
 
 impl Gpu {
@@ -84,6 +89,8 @@ impl Gpu {
             context,
             stream,
             lt: None,
+            dnn: None,
+            workspace: DevicePointer::NULL,
             modules: HashMap::new(),
             generated: None,
             allocations: Vec::new(),
@@ -119,9 +126,20 @@ impl Gpu {
                 return Err(DeviceError::Missing(why.into()));
             }
             let workspace = self.allocate(lt::WORKSPACE, "cuBLASLt")?;
-            self.lt = Some(Lt::new(workspace).map_err(product_failed("opening cuBLASLt", ""))?);
+            self.lt = Some(Lt::new(workspace).map_err(library_failed("opening cuBLASLt", ""))?);
         }
         self.lt.as_mut().ok_or_else(|| DeviceError::Missing("cuBLASLt was not opened".into()))
+    }
+
+    fn convolutions(&mut self) -> Option<&mut Dnn> {
+        if self.dnn.is_none() {
+            let opened = has_cudnn().then(|| Dnn::new(self.stream.cu_stream().cast()));
+            if let Some(Err(error)) = &opened {
+                tracing::warn!("cuDNN does not open ({error:?}); convolutions run on npc's own kernels");
+            }
+            self.dnn = Some(opened.and_then(std::result::Result::ok));
+        }
+        self.dnn.as_mut()?.as_mut()
     }
 
     /// Starts every command on the stream.
@@ -143,9 +161,13 @@ impl Gpu {
                     unsafe { driver::memcpy_dtod_async(to.0, from.0, *bytes as usize, stream) }
                         .map_err(failed("copying", name))?;
                 }
+                Action::Convolution(convolution) => {
+                    let Some(Some(dnn)) = &self.dnn else { continue };
+                    dnn.start(convolution, self.workspace).map_err(library_failed("a convolution", name))?;
+                }
                 Action::Product(product) => {
                     let Some(lt) = &self.lt else { continue };
-                    lt.start(product, stream.cast()).map_err(product_failed("a matrix product", name))?;
+                    lt.start(product, stream.cast()).map_err(library_failed("a matrix product", name))?;
                 }
             }
         }
@@ -275,11 +297,24 @@ impl Device for Gpu {
                 }
                 Command::Product { product, precision, a, b, c, extra } => {
                     let ready = self.products()?.prepare(&product, precision, [a, b, c], extra.as_ref());
-                    Action::Product(ready.map_err(product_failed("preparing a matrix product", &name))?)
+                    Action::Product(ready.map_err(library_failed("preparing a matrix product", &name))?)
+                }
+                Command::Convolution { convolution, precision, a, b, c } => {
+                    let missing = || DeviceError::Missing("cuDNN is not there any more".into());
+                    let dnn = self.convolutions().ok_or_else(missing)?;
+                    let ready = dnn.prepare(&convolution, precision, [a, b, c]);
+                    Action::Convolution(ready.map_err(library_failed("preparing a convolution", &name))?)
                 }
                 Command::Copy { from, to, bytes } => Action::Copy { from, to, bytes },
             };
             actions.push((name, action));
+        }
+        let convolutions = actions.iter().filter_map(|(_, action)| match action {
+            Action::Convolution(ready) => Some(ready.workspace() as u64),
+            _ => None,
+        });
+        if let Some(bytes) = convolutions.max() {
+            self.workspace = self.allocate(bytes, "convolutions")?;
         }
         self.actions = actions;
         self.graph = self.capture()?;
@@ -309,10 +344,16 @@ impl Device for Gpu {
     fn resident_blocks(&self) -> u64 {
         2 * self.multiprocessors
     }
+}
 
+impl Libraries for Gpu {
     fn has_epilogue(&mut self, product: &Product, precision: Precision, epilogue: Epilogue) -> bool {
         // What is missing is said when the products are prepared.
         self.bind().is_ok() && self.products().is_ok_and(|lt| lt.has(product, precision, epilogue))
+    }
+
+    fn has_convolution(&mut self, convolution: &Convolution, precision: Precision) -> bool {
+        self.bind().is_ok() && self.convolutions().is_some_and(|dnn| dnn.has(convolution, precision))
     }
 }
 
@@ -332,6 +373,7 @@ impl Drop for Gpu {
             }
             self.actions.clear();
             drop(self.lt.take());
+            drop(self.dnn.take());
             for module in self.modules.drain().map(|(_, m)| m).chain(self.generated.take()) {
                 let _ = driver::module::unload(module);
             }

@@ -7,6 +7,16 @@ use std::sync::OnceLock;
 /// File name of cuBLASLt.
 const CUBLAS_LT: &str = "libcublasLt.so.12";
 
+/// File names of cuDNN 9, in the order in which they depend on each other. Whatever else it consists of it finds beside them.
+const CUDNN: [&str; 6] = [
+    "libcudnn_graph.so.9",
+    "libcudnn_ops.so.9",
+    "libcudnn_cnn.so.9",
+    "libcudnn_adv.so.9",
+    "libcudnn_heuristic.so.9",
+    "libcudnn.so.9",
+];
+
 /// Folders to look in beside the loader's own: `NPC_CUDA_LIBS`, Python environments, the toolkit.
 fn folders() -> Vec<PathBuf> {
     let mut folders: Vec<PathBuf> = Vec::new();
@@ -17,7 +27,8 @@ fn folders() -> Vec<PathBuf> {
     for prefix in environments.chain(["/usr/local", "/usr"].map(PathBuf::from)) {
         for python in children(&prefix.join("lib")).into_iter().filter(|p| is_python(p)) {
             for packages in ["site-packages", "dist-packages"] {
-                folders.push(python.join(packages).join("nvidia/cublas/lib"));
+                let nvidia = python.join(packages).join("nvidia");
+                folders.extend(["cublas", "cudnn"].map(|library| nvidia.join(library).join("lib")));
             }
         }
     }
@@ -36,17 +47,30 @@ fn children(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Loads cuBLASLt from the first folder that has it, so that it is found by its name afterwards. Where the loader finds it by
-/// itself nothing is done.
+/// Loads a library's files from the first folder that has the last of them, so that it is found by its name afterwards. Where
+/// the loader finds it by itself nothing is done.
+fn load(files: &[&str]) -> Vec<Library> {
+    let Some(&main) = files.last() else { return Vec::new() };
+    // SAFETY: these libraries have no initialisers that ask anything of their caller.
+    if unsafe { Library::new(main) }.is_ok() {
+        return Vec::new();
+    }
+    let Some(folder) = folders().into_iter().find(|folder| folder.join(main).is_file()) else { return Vec::new() };
+    // SAFETY: as above.
+    files.iter().filter_map(|name| unsafe { Library::new(folder.join(name)) }.ok()).collect()
+}
+
+/// Makes cuBLASLt known.
 pub fn load_cublas() {
-    static LOADED: OnceLock<Option<Library>> = OnceLock::new();
+    static LOADED: OnceLock<Vec<Library>> = OnceLock::new();
+    LOADED.get_or_init(|| load(&[CUBLAS_LT]));
+}
+
+/// Makes cuDNN known, and cuBLASLt, which it uses.
+pub fn load_cudnn() {
+    static LOADED: OnceLock<Vec<Library>> = OnceLock::new();
     LOADED.get_or_init(|| {
-        // SAFETY: the library has no initialisers that ask anything of their caller.
-        if unsafe { Library::new(CUBLAS_LT) }.is_ok() {
-            return None;
-        }
-        let file = folders().into_iter().map(|folder| folder.join(CUBLAS_LT)).find(|file| file.is_file())?;
-        // SAFETY: as above.
-        unsafe { Library::new(file) }.ok()
+        load_cublas();
+        load(&CUDNN)
     });
 }

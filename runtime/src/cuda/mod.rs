@@ -6,6 +6,7 @@
 
 mod blas;
 mod device;
+mod dnn;
 mod libraries;
 mod lt;
 mod probe;

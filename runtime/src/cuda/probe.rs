@@ -64,6 +64,13 @@ pub(super) fn has_cublas() -> bool {
     unsafe { cudarc::cublaslt::sys::is_culib_present() }
 }
 
+/// Whether cuDNN is installed, where the loader or we find it.
+pub(super) fn has_cudnn() -> bool {
+    libraries::load_cudnn();
+    // SAFETY: as for the driver.
+    unsafe { cudarc::cudnn::sys::is_culib_present() }
+}
+
 /// Looks for GPUs and libraries; never fails.
 pub fn probe() -> Found {
     let driver = has_driver();
@@ -80,6 +87,12 @@ pub fn probe() -> Found {
             purpose: "matrix products",
             is_present: has_cublas(),
             advice: "pip install nvidia-cublas-cu12, or set NPC_CUDA_LIBS to the folder that holds libcublasLt.so.12",
+        },
+        Library {
+            name: "cuDNN 9",
+            purpose: "faster convolutions; npc's own kernels take its place",
+            is_present: has_cudnn(),
+            advice: "pip install nvidia-cudnn-cu12, or set NPC_CUDA_LIBS to the folder that holds libcudnn.so.9",
         },
     ];
     Found { gpus, libraries }

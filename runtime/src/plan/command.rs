@@ -1,7 +1,7 @@
 //! A plan with addresses: what a device is told to do, in order.
 
 use super::arena::ALIGNMENT;
-use super::{Epilogue, Plan, PlanError, Precision, Source, Task, Work};
+use super::{Convolution, Epilogue, Plan, PlanError, Precision, Source, Task, Work};
 use npc_kernels::cpu::contraction::Product;
 use npc_kernels::cuda::index::{self, Bits, Scatter};
 use npc_kernels::cuda::neuroplastic::{Addresses, Storage, Tables, Tensor};
@@ -27,6 +27,9 @@ pub enum Command {
         c: DevicePointer,
         extra: Option<Extra>,
     },
+    /// A whole convolution, by the operands in the order of [`super::Task::Convolution`].
+    #[allow(missing_docs)]
+    Convolution { convolution: Convolution, precision: Precision, a: DevicePointer, b: DevicePointer, c: DevicePointer },
     /// Copies bytes within the device.
     #[allow(missing_docs)]
     Copy { from: DevicePointer, to: DevicePointer, bytes: u64 },
@@ -216,6 +219,10 @@ pub fn commands(
                 let (a, b, c) = (at(work.reads[0]), at(work.reads[1]), at(work.writes[0]));
                 let extra = Some(Extra { epilogue: *epilogue, read, write });
                 push(Command::Product { product: *product, precision: plan.precision, a, b, c, extra });
+            }
+            Task::Convolution(convolution) => {
+                let (a, b, c) = (at(work.reads[0]), at(work.reads[1]), at(work.writes[0]));
+                push(Command::Convolution { convolution: *convolution, precision: plan.precision, a, b, c });
             }
             Task::Copy(view) => {
                 let from = at(view.buffer).offset((view.start * plan.buffers[view.buffer].dtype.bytes()) as u64);

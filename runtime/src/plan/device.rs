@@ -2,10 +2,9 @@
 
 use super::arena::ALIGNMENT;
 use super::command::{self, Commands, Memory};
-use super::{Epilogue, Plan, PlanError, Precision, Source, Task};
+use super::{Libraries, Plan, PlanError, Source, Task};
 use crate::{HostTensor, RuntimeError};
 use npc_compiler::graph::DType as ModelType;
-use npc_kernels::cpu::contraction::Product;
 use npc_kernels::cuda::DevicePointer;
 use npc_kernels::cuda::neuroplastic::Addresses;
 use npc_kernels::elementwise::DType;
@@ -53,7 +52,7 @@ pub enum DeviceError {
 type Result<T> = std::result::Result<T, DeviceError>;
 
 /// A device that carries out commands. All calls are in order; `read` waits for what came before it.
-pub trait Device {
+pub trait Device: Libraries {
     /// Takes memory, at a multiple of 256 bytes; its content is undefined.
     ///
     /// # Errors
@@ -95,9 +94,6 @@ pub trait Device {
 
     /// Blocks of 256 threads that it runs at once.
     fn resident_blocks(&self) -> u64;
-
-    /// Whether it multiplies so. What it says stays true.
-    fn has_epilogue(&mut self, product: &Product, precision: Precision, epilogue: Epilogue) -> bool;
 }
 
 /// Writes zeros, some at a time.

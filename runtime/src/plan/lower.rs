@@ -10,7 +10,7 @@ mod values;
 mod window;
 
 use super::maps::{self, Map, Operand, What};
-use super::{BufferId, Draft, Kind, Node, PlanError, PlanOptions, Source, Task, Update, View};
+use super::{BufferId, Convolution, Draft, Kind, Libraries, Node, PlanError, PlanOptions, Source, Task, Update, View};
 use crate::cpu::neuroplastic::{NeuroPlastic, Signal};
 use crate::cpu::ops::conv::Conv;
 use crate::cpu::ops::conv_transpose::ConvTranspose;
@@ -50,7 +50,13 @@ pub struct Names {
 }
 
 /// Lowers a graph in its own order.
-pub fn lower(model: &TypedModel, names: &Names, bindings: &Bindings, options: &PlanOptions) -> Result<Draft> {
+pub fn lower(
+    model: &TypedModel,
+    names: &Names,
+    bindings: &Bindings,
+    options: &PlanOptions,
+    libraries: &mut dyn Libraries,
+) -> Result<Draft> {
     let Names { inputs, outputs, narrow } = names;
     let states = bindings.parameters.iter().flat_map(|p| &p.states).chain(&bindings.state);
     let fed_back: Vec<(&str, &str)> = (bindings.parameters.iter().map(|p| (p.name.as_str(), p.next.as_str())))
@@ -65,6 +71,7 @@ pub fn lower(model: &TypedModel, names: &Names, bindings: &Bindings, options: &P
         twins: HashMap::new(),
         kept: fed_back.iter().map(|(name, _)| *name).collect(),
         take: None,
+        has_convolution: &mut |c| libraries.has_convolution(c, options.precision),
     };
     lowering.take = options.resident.as_ref().map(|resident| lowering.take(resident));
     let graph = |e: TractError| PlanError::Graph(crate::error::one_line(&e));
@@ -106,6 +113,8 @@ struct Lowering<'a> {
     kept: HashSet<&'a str>,
     /// Where batches come from, when not from the host.
     take: Option<Take>,
+    /// Whether the device's libraries have the whole of a convolution.
+    has_convolution: &'a mut dyn FnMut(&Convolution) -> bool,
 }
 
 impl Lowering<'_> {

@@ -15,6 +15,7 @@ pub mod arena;
 pub mod command;
 #[cfg(test)]
 mod conformance;
+pub mod convolution;
 pub mod device;
 pub mod epilogue;
 mod fuse;
@@ -28,6 +29,7 @@ mod tests;
 mod updates;
 mod view;
 
+pub use convolution::Convolution;
 pub use epilogue::Epilogue;
 pub use lower::Names;
 pub use lower::batches::{self, Resident, Scored};
@@ -158,6 +160,8 @@ pub enum Task {
     /// the result, means and inverse deviations.
     #[allow(missing_docs)]
     LayerNorm { rows: u64, columns: u64, epsilon: f32 },
+    /// A whole convolution: of `x` and `w`, of `w` and `dy`, or of `x` and `dy`.
+    Convolution(Convolution),
     /// What a convolution's taps read of `reads[0]`.
     #[allow(missing_docs)]
     Columns { geometry: Geometry, planes: Planes },
@@ -229,8 +233,8 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Plans a step: a typed graph of concrete shapes whose feedback `bindings` describe. `has`: the epilogues of the device
-    /// it is for.
+    /// Plans a step: a typed graph of concrete shapes whose feedback `bindings` describe. `libraries`: what the device it is
+    /// for has beyond our kernels and plain products.
     ///
     /// # Errors
     /// What no kernel can do, with operator and node.
@@ -239,12 +243,12 @@ impl Plan {
         names: &Names,
         bindings: &Bindings,
         options: &PlanOptions,
-        has: &mut epilogue::Has<'_>,
+        libraries: &mut dyn Libraries,
     ) -> Result<Self, PlanError> {
-        let draft = lower::lower(model, names, bindings, options)?;
+        let draft = lower::lower(model, names, bindings, options, libraries)?;
         let draft = updates::group(draft);
         let draft = fuse::fuse(draft)?;
-        let draft = epilogue::join(draft, options.precision, has);
+        let draft = epilogue::join(draft, options.precision, &mut |p, q, e| libraries.has_epilogue(p, q, e));
         let mut plan = schedule::schedule(draft)?;
         plan.precision = options.precision;
         arena::place(&mut plan);
@@ -252,7 +256,16 @@ impl Plan {
     }
 }
 
-/// What matrix products round their factors to before they multiply them. Sums, stored values and everything else stay
+/// What a device's libraries can do beyond plain matrix products. What they say stays true.
+pub trait Libraries {
+    /// Whether they multiply so.
+    fn has_epilogue(&mut self, product: &Product, precision: Precision, epilogue: Epilogue) -> bool;
+
+    /// Whether they have a kernel for the whole of a convolution.
+    fn has_convolution(&mut self, convolution: &Convolution, precision: Precision) -> bool;
+}
+
+/// What matrix products and convolutions round their factors to before they multiply them. Sums, stored values and everything else stay
 /// float32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Precision {

@@ -1,9 +1,10 @@
 //! The reference device: our kernels' and the generated PTX in the interpreter, matrix products on the host.
 
-use super::Precision;
 use super::command::{Command, Commands, Extra};
+use super::convolution::{Convolution, Pass};
 use super::device::{Device, DeviceError};
 use super::epilogue::{Activation, Epilogue};
+use super::{Libraries, Precision};
 use npc_kernels::cpu::contraction::Product;
 use npc_kernels::cuda::{Argument, DevicePointer, Source as Module};
 use npc_ptx_interpreter as ptx;
@@ -16,6 +17,8 @@ pub struct Reference {
     pub free: u64,
     /// Whether products have epilogues.
     pub epilogues: bool,
+    /// Whether it has whole convolutions.
+    pub convolutions: bool,
     /// Steps it has run.
     pub steps: usize,
     modules: HashMap<Module, ptx::Module>,
@@ -29,6 +32,7 @@ impl Default for Reference {
             memory: ptx::Memory::default(),
             free: 1 << 30,
             epilogues: true,
+            convolutions: false,
             steps: 0,
             modules: HashMap::new(),
             generated: None,
@@ -123,6 +127,59 @@ impl Reference {
         }
     }
 
+    /// A convolution of rounded factors in float64, term by term.
+    fn convolve(&mut self, c: &Convolution, precision: Precision, [a, b, to]: [DevicePointer; 3]) {
+        let g = &c.geometry;
+        let (inputs, positions, taps) = (g.input_len(), g.output_len(), g.taps());
+        let (per_group, per_filter) = (c.channels / c.groups, c.filters / c.groups);
+        let sizes = [c.batch * c.channels * inputs, c.filters * per_group * taps, c.batch * c.filters * positions];
+        let (first, second, result) = match c.pass {
+            Pass::Forward => (0, 1, 2),
+            Pass::Data => (1, 2, 0),
+            Pass::Filter => (0, 2, 1),
+        };
+        let mut tensors = sizes.map(|n| vec![0f64; n]);
+        for (which, from) in [(first, a), (second, b)] {
+            let values = self.memory.read::<f32>(from.0, sizes[which]).unwrap();
+            tensors[which] = values.into_iter().map(|v| f64::from(precision.round(v))).collect();
+        }
+        let apart = |at: usize, e: [usize; 3]| [at / (e[1] * e[2]), at / e[2] % e[1], at % e[2]];
+        // Where each tap of each window reads.
+        let mut pairs: Vec<(usize, usize, usize)> = Vec::new();
+        for o in 0..positions {
+            for k in 0..taps {
+                let (p, t) = (apart(o, g.output()), apart(k, g.kernel()));
+                let at = [0, 1, 2].map(|i| {
+                    let at = (p[i] * g.strides()[i] + t[i] * g.dilations()[i]) as isize - g.pads()[i];
+                    usize::try_from(at).ok().filter(|at| *at < g.input()[i])
+                });
+                if let [Some(d), Some(h), Some(w)] = at {
+                    pairs.push((o, k, (d * g.input()[1] + h) * g.input()[2] + w));
+                }
+            }
+        }
+        let ([x_sample, x_channel], [y_sample, y_channel]) = (c.x_distances(), c.y_distances());
+        let [x, w, y] = &mut tensors;
+        for n in 0..c.batch {
+            for f in 0..c.filters {
+                for i in 0..per_group {
+                    let channel = f / per_filter * per_group + i;
+                    let (xs, ws) = (n * x_sample + channel * x_channel, (f * per_group + i) * taps);
+                    let ys = n * y_sample + f * y_channel;
+                    for &(o, k, at) in &pairs {
+                        match c.pass {
+                            Pass::Forward => y[ys + o] += w[ws + k] * x[xs + at],
+                            Pass::Data => x[xs + at] += w[ws + k] * y[ys + o],
+                            Pass::Filter => w[ws + k] += y[ys + o] * x[xs + at],
+                        }
+                    }
+                }
+            }
+        }
+        let values: Vec<f32> = tensors[result].iter().map(|v| *v as f32).collect();
+        self.memory.write(to.0, &values).unwrap();
+    }
+
     fn keep(&mut self, activation: Activation, z: &[f32], columns: usize, to: DevicePointer) {
         let leading = activation.kept_leading(columns);
         for (row, z) in z.chunks_exact(columns).enumerate() {
@@ -214,6 +271,9 @@ impl Device for Reference {
                         self.finish(product, *extra, [*a, *b, *c]);
                     }
                 }
+                Command::Convolution { convolution, precision, a, b, c } => {
+                    self.convolve(convolution, *precision, [*a, *b, *c]);
+                }
                 Command::Copy { from, to, bytes } => {
                     let data = self.memory.read::<u8>(from.0, *bytes as usize).unwrap();
                     self.memory.write(to.0, &data).unwrap();
@@ -234,8 +294,14 @@ impl Device for Reference {
     fn resident_blocks(&self) -> u64 {
         8
     }
+}
 
+impl Libraries for Reference {
     fn has_epilogue(&mut self, _: &Product, _: Precision, _: Epilogue) -> bool {
         self.epilogues
+    }
+
+    fn has_convolution(&mut self, _: &Convolution, _: Precision) -> bool {
+        self.convolutions
     }
 }

@@ -323,6 +323,17 @@ fn a_convolutional_network_steps_as_on_the_cpu() {
 }
 
 #[test]
+fn a_convolutional_network_steps_with_a_library_of_convolutions() {
+    let mut device = Reference::default();
+    device.convolutions = true;
+    let plan = compare_on(device, "cnn-train-step/cnn_adamw.onnx", Optimizer::NeuroPlastic, 1, 2e-4);
+    let count = |f: fn(&Task) -> bool| plan.work.iter().filter(|w| f(&w.task)).count();
+    // Two layers forward, both weights' gradients, one layer's data; nothing is copied for them.
+    assert_eq!(count(|t| matches!(t, Task::Convolution(_))), 5);
+    assert_eq!(count(|t| matches!(t, Task::Columns { .. } | Task::DataFromColumns { .. } | Task::Copy(_))), 0);
+}
+
+#[test]
 fn what_has_no_kernel_is_refused_by_name() {
     let mut compiled = compiled("pytorch-train-step/mlp_sgd.onnx", Optimizer::NeuroPlastic);
     let graph = &mut compiled.model.graph;

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::cpu::ops::conv::Role;
+use crate::plan::convolution::{Convolution, Pass};
 use npc_kernels::cpu::Geometry;
 use npc_kernels::cpu::contraction::{Operand as Place, Product};
 use npc_kernels::cuda::window::Planes;
@@ -43,6 +44,16 @@ impl Lowering<'_> {
         self.apply_shaped(&node.name, &shape, Operation::Add, &[Operand::View(y), Operand::View(wide)])
     }
 
+    /// The whole convolution by a library, where one has it.
+    fn by_library(&mut self, node: &TypedNode, c: Convolution, [a, b]: [&View; 2], shape: &[usize]) -> Option<View> {
+        let can = c.symmetric_pads().is_some() && (self.has_convolution)(&c);
+        can.then(|| {
+            let result = self.room(node, DType::F32, shape);
+            self.draft.push(&node.name, Task::Convolution(c), vec![a.buffer, b.buffer], vec![result.buffer]);
+            result
+        })
+    }
+
     pub(super) fn convolve(&mut self, node: &TypedNode, op: &OnnxNode<Conv>) -> Result<()> {
         let (x, w) = (self.float(node, 0)?, self.float(node, 1)?);
         let placed = Self::graph(op.operator.place(&x.shape, &w.shape))?;
@@ -69,6 +80,20 @@ impl Lowering<'_> {
     ) -> View {
         let (batch, channels, filters) = (shape[0], x.shape[1], shape[1]);
         let (inputs, positions) = (g.input_len(), g.output_len());
+        let (is_x_turned, is_y_turned) = (false, false);
+        let whole = Convolution {
+            pass: Pass::Forward,
+            batch,
+            channels,
+            filters,
+            groups,
+            geometry: *g,
+            is_x_turned,
+            is_y_turned,
+        };
+        if let Some(y) = self.by_library(node, whole, [x, w], shape) {
+            return y;
+        }
         let inner = channels / groups * g.taps();
         let (from, down, next) = if g.is_pointwise() {
             (x.clone(), inputs, channels * inputs)
@@ -99,6 +124,14 @@ impl Lowering<'_> {
         let (shape, g) = Self::graph(op.operator.window(&dy.shape, &w.shape))?;
         let groups = op.operator.groups();
         let (batch, filters, channels) = (dy.shape[0], dy.shape[1], shape[1]);
+        let (is_x_turned, is_y_turned) = (false, false);
+        let whole =
+            Convolution { pass: Pass::Data, batch, channels, filters, groups, geometry: g, is_x_turned, is_y_turned };
+        if let Some(dx) = self.by_library(node, whole, [&w, &dy], &shape) {
+            let dx = self.biased(node, op, dx)?;
+            self.values.insert(node.id.into(), dx);
+            return Ok(());
+        }
         let positions = g.output_len();
         let rows = channels / groups * g.taps();
         let inner = filters / groups;
@@ -142,6 +175,13 @@ impl Lowering<'_> {
         let (channels, filters) = (shape[0], shape[1]);
         let batch = x.shape[usize::from(!exchanged[0])];
         let (inputs, positions, taps) = (g.input_len(), g.output_len(), g.taps());
+        let stored: Vec<usize> = [filters, channels].into_iter().chain(shape[2..].iter().copied()).collect();
+        let (is_x_turned, is_y_turned) = (!exchanged[0], !exchanged[1]);
+        let (pass, geometry) = (Pass::Filter, *g);
+        let whole = Convolution { pass, batch, channels, filters, groups: 1, geometry, is_x_turned, is_y_turned };
+        if let Some(dw) = self.by_library(node, whole, [x, dy], &stored) {
+            return dw.moved(0, 1);
+        }
         let plane = inputs as u64;
         let planes = if exchanged[0] {
             Planes::dense(batch as u64, channels as u64, plane)
@@ -164,7 +204,6 @@ impl Lowering<'_> {
         };
         let reads = vec![dy.buffer, columns.buffer];
         self.draft.push(&node.name, Task::Products(vec![product]), reads, vec![gradient.buffer]);
-        let stored: Vec<usize> = [filters, channels].into_iter().chain(shape[2..].iter().copied()).collect();
         View::dense(gradient.buffer, &stored).moved(0, 1)
     }
 
