@@ -27,7 +27,7 @@ run() {
   mkdir -p "$out"
   export NPC_GOLDEN_DIR=$PWD/tests/golden
   "$bin/npc" devices | tee "$out/devices.txt"
-  "$bin/runtime_tests" --ignored --test-threads 1 on_a_gpu 2>&1 | tee "$out/tests.txt"
+  "$bin/runtime_tests" --ignored --test-threads 1 on_a_gpu with_the_library 2>&1 | tee "$out/tests.txt"
   if command -v compute-sanitizer >/dev/null; then
     for tool in memcheck racecheck initcheck; do
       compute-sanitizer --tool "$tool" --error-exitcode 9 "$bin/runtime_tests" --ignored --test-threads 1 \

@@ -307,3 +307,43 @@ impl Drop for Dnn {
         let _ = unsafe { result::destroy_handle(self.handle) };
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use npc_kernels::cpu::Geometry;
+
+    /// Descriptions live on the host: the library itself says what size a described convolution's result has.
+    #[test]
+    #[ignore = "needs cuDNN, no GPU: set NPC_CUDA_LIBS"]
+    fn with_the_library_every_convolution_is_described() {
+        assert!(crate::cuda::probe::has_cudnn(), "cuDNN was not found");
+        let geometries = [
+            Geometry::new(&[28, 28], &[28, 28], &[3, 3], &[1, 1], &[1, 1], &[1, 1]),
+            Geometry::new(&[17, 9], &[8, 4], &[3, 3], &[2, 2], &[1, 1], &[0, 0]),
+            Geometry::new(&[20, 20], &[16, 16], &[3, 3], &[1, 1], &[2, 2], &[0, 0]),
+            Geometry::new(&[31], &[16], &[5], &[2], &[1], &[2]),
+            Geometry::new(&[6, 7, 8], &[6, 7, 8], &[3, 1, 3], &[1, 1, 1], &[1, 1, 1], &[1, 0, 1]),
+        ];
+        for (geometry, groups) in geometries.into_iter().flat_map(|g| [1, 4].map(|groups| (g.clone(), groups))) {
+            for (is_x_turned, is_y_turned) in [(false, false), (true, false), (true, true)] {
+                let geometry = *geometry.as_ref().unwrap();
+                let (pass, batch, channels, filters) = (Pass::Forward, 3, 8, 12);
+                let c = Convolution { pass, batch, channels, filters, groups, geometry, is_x_turned, is_y_turned };
+                for precision in [Precision::F32, Precision::Tf32, Precision::Bf16, Precision::F16] {
+                    let d = Description::new(&c, math(precision)).unwrap_or_else(|e| panic!("{c:?}: {e:?}"));
+                    let mut dims = [0; 5];
+                    // SAFETY: the descriptors are alive, and no convolution here has more than five extents.
+                    let status = unsafe {
+                        let rank = if geometry.output()[0] == 1 { 4 } else { 5 };
+                        sys::cudnnGetConvolutionNdForwardOutputDim(d.convolution, d.x, d.w, rank, dims.as_mut_ptr())
+                    };
+                    assert_eq!(status, sys::cudnnStatus_t::CUDNN_STATUS_SUCCESS, "{c:?}");
+                    let planes = geometry.output().into_iter().skip(usize::from(geometry.output()[0] == 1));
+                    let want = integers([batch, filters].into_iter().chain(planes)).unwrap();
+                    assert_eq!(dims[..want.len()], want, "{c:?}");
+                }
+            }
+        }
+    }
+}

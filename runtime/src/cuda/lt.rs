@@ -287,4 +287,31 @@ mod tests {
         assert_eq!([0, 64, 128].map(alignment), [256; 3]);
         assert_eq!([1, 3, 2, 4, 96, 65].map(alignment), [4, 4, 8, 16, 128, 4]);
     }
+
+    /// Descriptions live on the host: the library itself says whether it understands them.
+    #[test]
+    #[ignore = "needs cuBLASLt, no GPU: set NPC_CUDA_LIBS"]
+    fn with_the_library_every_product_is_described() {
+        use npc_kernels::cpu::contraction::Operand;
+        assert!(crate::cuda::probe::has_cublas(), "cuBLASLt was not found");
+        let by_rows = |along: usize| Operand { start: 0, down: along, along: 1, batch: 77 };
+        let (a, b, c) = (by_rows(5), by_rows(19), by_rows(19));
+        let plain = |batch| Product { rows: 6, columns: 19, inner: 5, batch, a, b, c, accumulate: false };
+        let activations = [Activation::Relu, Activation::Gelu];
+        let mut epilogues = vec![Epilogue::Bias { activation: None, keeps: false }];
+        for (activation, flag) in activations.into_iter().flat_map(|a| [(a, false), (a, true)]) {
+            epilogues.push(Epilogue::Bias { activation: Some(activation), keeps: flag });
+            epilogues.push(Epilogue::Gradient { activation, sums: flag });
+            epilogues.push(Epilogue::Sums { of_right: flag });
+        }
+        let at = DevicePointer(256);
+        for precision in [Precision::F32, Precision::Tf32, Precision::Bf16, Precision::F16] {
+            for epilogue in &epilogues {
+                let extra = Extra { epilogue: *epilogue, read: at, write: at };
+                Description::new(&plain(1), precision, Some(&extra)).unwrap_or_else(|e| panic!("{epilogue:?}: {e}"));
+            }
+            Description::new(&plain(1), precision, None).unwrap();
+            Description::new(&plain(4), precision, None).unwrap();
+        }
+    }
 }
