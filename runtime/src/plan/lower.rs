@@ -1,5 +1,6 @@
 //! Nodes of a typed graph as work on buffers.
 
+mod activations;
 pub mod batches;
 mod contraction;
 mod loss;
@@ -25,7 +26,10 @@ use npc_compiler::bindings::Bindings;
 use npc_kernels::cuda::arg::{Extreme, Ordered};
 use npc_kernels::elementwise::{DType, Operation, Reduce, Scalar};
 use std::collections::{HashMap, HashSet};
-use tract_onnx::tract_core::ops::array::{Gather, MultiBroadcastTo, OneHot, Slice, TypedConcat};
+use tract_onnx::tract_core::ops::Downsample;
+use tract_onnx::tract_core::ops::array::{
+    Gather, GatherNd, MultiBroadcastTo, OneHot, Pad, PadMode, Slice, Tile, TypedConcat,
+};
 use tract_onnx::tract_core::ops::binary::TypedBinOp;
 use tract_onnx::tract_core::ops::cast::Cast;
 use tract_onnx::tract_core::ops::change_axes::AxisOp;
@@ -34,7 +38,7 @@ use tract_onnx::tract_core::ops::element_wise::ElementWiseOp;
 use tract_onnx::tract_core::ops::identity::Identity;
 use tract_onnx::tract_core::ops::konst::Const;
 use tract_onnx::tract_core::ops::logic::Iff;
-use tract_onnx::tract_core::ops::nn::{Reduce as TractReduce, Reducer, Softmax};
+use tract_onnx::tract_core::ops::nn::{Reduce as TractReduce, Reducer, RmsNorm, Softmax};
 use tract_onnx::tract_core::ops::source::TypedSource;
 use tract_onnx::tract_hir::internal::*;
 
@@ -144,6 +148,9 @@ impl Lowering<'_> {
             if Self::is_rounding(op) {
                 return self.round(node);
             }
+            if self.activation(node, op)?.is_some() {
+                return Ok(());
+            }
             return self.elementwise(node, op);
         }
         if let Some(op) = node.op_as::<Cast>() {
@@ -183,6 +190,21 @@ impl Lowering<'_> {
         }
         if let Some(op) = node.op_as::<TypedConcat>() {
             return self.concatenate(node, op.axis);
+        }
+        if let Some(op) = node.op_as::<RmsNorm>() {
+            return self.rms_normalise(node, op);
+        }
+        if let Some(op) = node.op_as::<GatherNd>().filter(|op| op.batch_dims == 0) {
+            return self.gather_rows(node, op);
+        }
+        if let Some(op) = node.op_as::<Downsample>() {
+            return self.every_other(node, op);
+        }
+        if let Some(op) = node.op_as::<Pad>() {
+            return self.pad(node, op);
+        }
+        if let Some(op) = node.op_as::<Tile>() {
+            return self.tile(node, op);
         }
         if let Some(op) = node.op_as::<OnnxNode<GatherElements>>() {
             return self.gather_elements(node, &op.operator);

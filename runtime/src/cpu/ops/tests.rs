@@ -85,7 +85,9 @@ pub(crate) fn names() -> Vec<String> {
 #[test]
 fn agrees_with_onnxruntime() {
     let (archive, onnx) = (archive(), framework());
-    for name in names() {
+    // The operators of our own; the engine as a whole is compared in `plan::conformance`.
+    let own = ["conv", "sce", "nll"];
+    for name in names().into_iter().filter(|name| own.iter().any(|o| name.starts_with(o))) {
         let model = onnx.model_for_path(folder().join(format!("{name}.onnx"))).unwrap();
         let (inputs, outputs) = case(&name, &model, &archive);
         for known in [true, false] {

@@ -150,6 +150,134 @@ impl Lowering<'_> {
         self.map(node, Operation::Select, &[Operand::View(hit), on, off])
     }
 
+    /// Rows at tuples of indices into the leading axes.
+    pub(super) fn gather_rows(&mut self, node: &TypedNode, _: &GatherNd) -> Result<()> {
+        let (x, indices) = (self.dense(node.inputs[0], &node.name)?, self.indices(node, 1)?);
+        let depth = indices.shape.last().copied().unwrap_or(0);
+        let (leading, rest) = x.shape.split_at(depth.min(x.shape.len()));
+        let (count, extent) = (indices.len().checked_div(depth).unwrap_or(0), leading.iter().product::<usize>());
+        // Row-major: the tuple (i, j, …) is the row i·n + j, … of the leading axes as one.
+        let mut row: Option<View> = None;
+        for (axis, n) in leading.iter().enumerate() {
+            let one = indices.clone().sliced(indices.shape.len() - 1, axis, axis + 1);
+            let one = self.copied(one, &node.name);
+            let shape = one.shape.clone();
+            // An index before the first counts from the end.
+            let constant = |x: usize| Operand::Constant(DType::I64, Scalar::I64(x as i64));
+            let mut apply =
+                |operation, operands: &[Operand]| self.apply_shaped(&node.name, &shape, operation, operands);
+            let negative = apply(Operation::Less, &[Operand::View(one.clone()), constant(0)])?;
+            let turned = apply(Operation::Add, &[Operand::View(one.clone()), constant(*n)])?;
+            let one = apply(Operation::Select, &[negative, turned, one].map(Operand::View))?;
+            // What is out of its own axis must not become another row.
+            let low = apply(Operation::Less, &[Operand::View(one.clone()), constant(0)])?;
+            let high = apply(Operation::LessOrEqual, &[constant(*n), Operand::View(one.clone())])?;
+            let bad = apply(Operation::Or, &[low, high].map(Operand::View))?;
+            let choice = [Operand::View(bad), constant(1 << 40), Operand::View(one)];
+            let one = apply(Operation::Select, &choice)?;
+            row = Some(match row {
+                None => one,
+                Some(row) => {
+                    let scaled = apply(Operation::Multiply, &[Operand::View(row), constant(*n)])?;
+                    apply(Operation::Add, &[scaled, one].map(Operand::View))?
+                }
+            });
+        }
+        let Some(row) = row else { return Err(self.refuse(node, "GatherND", " without indices")) };
+        let inner = rest.iter().product::<usize>() as u64;
+        let picks = Picks { outer: 1, extent: extent as u64, inner, picks: count as u64 };
+        let y = self.result(node)?;
+        self.draft.push(&node.name, Task::Gather { picks, each: false }, vec![x.buffer, row.buffer], vec![y.buffer]);
+        Ok(())
+    }
+
+    /// Elements some distance apart along an axis; a negative distance starts at the end.
+    pub(super) fn every_other(&mut self, node: &TypedNode, op: &Downsample) -> Result<()> {
+        let extent = self.shape(node.id.into())?[op.axis];
+        if op.stride > 0 {
+            let mut x = self.value(node.inputs[0])?;
+            x.start += op.modulo * x.strides[op.axis];
+            x.strides[op.axis] *= op.stride as usize;
+            x.shape[op.axis] = extent;
+            let y = self.copied(x, &node.name);
+            self.values.insert(node.id.into(), y);
+            return Ok(());
+        }
+        let x = self.dense(node.inputs[0], &node.name)?;
+        let (last, step) = (x.shape[op.axis].saturating_sub(1), op.stride.unsigned_abs());
+        let bytes = (0..extent).flat_map(|i| (last.saturating_sub(i * step) as i64).to_le_bytes()).collect();
+        let order = self.draft.buffer(&node.name, DType::I64, extent, Source::Constant(bytes));
+        let picks = around(&x.shape, op.axis, extent);
+        let y = self.result(node)?;
+        self.draft.push(&node.name, Task::Gather { picks, each: false }, vec![x.buffer, order], vec![y.buffer]);
+        Ok(())
+    }
+
+    /// A constant around the elements, or the elements near the border again, axis by axis.
+    pub(super) fn pad(&mut self, node: &TypedNode, op: &Pad) -> Result<()> {
+        let x = self.dense(node.inputs[0], &node.name)?;
+        let PadMode::Constant(value) = &op.mode else {
+            let mut y = x;
+            for (axis, (before, after)) in op.pads.iter().enumerate().filter(|(_, pads)| **pads != (0, 0)) {
+                let extent = y.shape[axis];
+                let turns = op.mode == PadMode::Reflect;
+                if extent == 0 || turns && *before.max(after) >= extent {
+                    return Err(self.refuse(node, "Pad", " by more than there is"));
+                }
+                let front = (0..*before).map(|i| if turns { before - i } else { 0 });
+                let back = (0..*after).map(|i| if turns { extent - 2 - i } else { extent - 1 });
+                let order: Vec<usize> = front.chain(0..extent).chain(back).collect();
+                let picks = around(&y.shape, axis, order.len());
+                let bytes = order.iter().flat_map(|i| (*i as i64).to_le_bytes()).collect();
+                let order = self.draft.buffer(&node.name, DType::I64, order.len(), Source::Constant(bytes));
+                let (dtype, mut shape) = (self.draft.buffers[y.buffer].dtype, y.shape.clone());
+                shape[axis] += before + after;
+                let wider = self.draft.buffer(&node.name, dtype, shape.iter().product(), Source::Computed);
+                let task = Task::Gather { picks, each: false };
+                self.draft.push(&node.name, task, vec![y.buffer, order], vec![wider]);
+                y = View::dense(wider, &shape);
+            }
+            self.values.insert(node.id.into(), y);
+            return Ok(());
+        };
+        let y = self.result(node)?;
+        let dtype = node.outputs[0].fact.datum_type;
+        let one = Self::graph(value.cast_to_dt(dtype).map(|v| v.into_owned()))?;
+        let mut inside = y.clone();
+        // What lies around, a slab before and one behind along every axis; corners are written more than once, the same.
+        let mut slabs: Vec<View> = Vec::new();
+        for (axis, (before, after)) in op.pads.iter().enumerate() {
+            let extent = y.shape[axis];
+            inside = inside.sliced(axis, *before, extent - after);
+            slabs.push(y.clone().sliced(axis, 0, *before));
+            slabs.push(y.clone().sliced(axis, extent - after, extent));
+        }
+        slabs.retain(|slab| slab.len() > 0);
+        let largest = slabs.iter().map(View::len).max().unwrap_or(0);
+        let bytes = one.as_bytes().repeat(largest);
+        let filled = self.draft.buffers[y.buffer].dtype;
+        let constant = self.draft.buffer(&node.name, filled, largest, Source::Constant(bytes));
+        for slab in slabs {
+            self.draft.push(&node.name, Task::Place(slab), vec![constant], vec![y.buffer]);
+        }
+        if inside.len() > 0 {
+            self.draft.push(&node.name, Task::Place(inside), vec![x.buffer], vec![y.buffer]);
+        }
+        Ok(())
+    }
+
+    /// The whole tensor again and again along its axes.
+    pub(super) fn tile(&mut self, node: &TypedNode, op: &Tile) -> Result<()> {
+        let (mut x, shape) = (self.value(node.inputs[0])?, self.shape(node.id.into())?);
+        for axis in (0..op.multipliers.len()).rev() {
+            x = x.with_axis(axis);
+            x.shape[axis] = shape[axis].checked_div(x.shape[axis + 1]).unwrap_or(0);
+        }
+        let y = self.copied(x, &node.name);
+        self.values.insert(node.id.into(), View::dense(y.buffer, &shape));
+        Ok(())
+    }
+
     pub(super) fn concatenate(&mut self, node: &TypedNode, axis: usize) -> Result<()> {
         let y = self.result(node)?;
         let mut start = 0;
