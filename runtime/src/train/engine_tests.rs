@@ -178,6 +178,22 @@ fn precisions_reach_the_products() {
     assert!(tf32 > 0.0 && tf32 < 1e-3 && f16 > 0.0 && f16 < 1e-3 && bf16 > tf32 && bf16 < 1e-2, "{tf32} {bf16} {f16}");
 }
 
+/// The graph library joins operators of a forward graph that a training step keeps apart.
+#[test]
+fn every_forward_graph_moves_to_a_device() {
+    for file in [
+        "pytorch-train-step/transformer_adamw.onnx",
+        "cnn-train-step/cnn_adamw.onnx",
+        "jax-train-step/mlp_optax_sgd.onnx",
+    ] {
+        let model = onnx::load(&root().join("models").join(file)).unwrap();
+        let compiled = compile(model, &CompileOptions::default()).unwrap();
+        let mut evaluator = Evaluator::new(&compiled.model, &compiled.bindings, 8, 1).unwrap();
+        let moved = evaluator.move_to(Reference::default(), &compiled.model, &compiled.bindings, Precision::F32);
+        moved.unwrap_or_else(|e| panic!("{file}: {e}"));
+    }
+}
+
 #[test]
 fn the_device_evaluates_as_the_cpu_does() {
     let mut case = case("pytorch-train-step/mlp_sgd.onnx", Optimizer::NeuroPlastic);
