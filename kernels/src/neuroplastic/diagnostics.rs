@@ -233,7 +233,7 @@ fn elements<T: Element>(
             Form::Projection => 0.0,
             Form::Classic if config.bounded_residual => facts.factor * (alpha - 1.0) * gradient,
             Form::Classic => (alpha - alone) * gradient,
-            Form::Hybrid => facts.factor * facts.strength * (alpha - 1.0) * reference(plan, view, i),
+            _ => facts.factor * facts.strength * (alpha - 1.0) * reference(plan, view, i),
         };
         seen.plasticity_delta_squares += delta * delta;
     }

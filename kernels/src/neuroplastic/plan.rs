@@ -1,6 +1,6 @@
 //! Which variants of the sweeps one tensor needs, and the scalars between them.
 
-use super::sweep::{Alpha, Base, Form, Sums, TraceConstants, UpdateConstants};
+use super::sweep::{Alpha, Base, BaseConstants, Form, Sums, TraceConstants, UpdateConstants};
 use super::{Config, HybridBase, Inputs, Mode, ModulationTarget};
 
 pub(super) struct Plan<'a> {
@@ -32,7 +32,8 @@ pub(super) struct Means {
 }
 
 impl<'a> Plan<'a> {
-    pub fn new(config: &'a Config, inputs: &Inputs) -> Self {
+    /// `is_observed`: whether diagnostics look at the step.
+    pub fn new(config: &'a Config, inputs: &Inputs, is_observed: bool) -> Self {
         let base = match config.hybrid_base {
             HybridBase::Classic => Base::Classic,
             HybridBase::AdamW => Base::AdamW,
@@ -61,7 +62,7 @@ impl<'a> Plan<'a> {
             Base::AdamW => 1.0 / (1.0 - beta.powf(t)).max(1e-12),
             _ => 1.0,
         };
-        Plan {
+        let mut plan = Plan {
             config,
             alpha,
             form,
@@ -73,7 +74,18 @@ impl<'a> Plan<'a> {
             decoupled_decay: if base != Base::SgdMomentum && decoupled { config.weight_decay } else { 0.0 },
             corrections: (correction(config.base_momentum), correction(config.base_beta2)),
             rate: f64::from(inputs.learning_rate) * f64::from(inputs.multiplier),
-        }
+        };
+        // A hybrid base is computed in the first sweep where its norm is wanted before the update, or where it is looked at
+        // again after it; otherwise in the second, which spares an array.
+        let is_early = is_observed
+            || config.modulation_target == ModulationTarget::TrustRatio
+            || plan.modulation_may_be_clipped(plan.strength);
+        plan.form = match (form, base) {
+            (Form::Hybrid, Base::AdamW) if !is_early => Form::AdamW,
+            (Form::Hybrid, Base::SgdMomentum) if !is_early => Form::SgdMomentum,
+            _ => form,
+        };
+        plan
     }
 
     pub fn needs_memory(&self) -> bool {
@@ -82,23 +94,31 @@ impl<'a> Plan<'a> {
 
     /// Whether the norm of the gradient, or of a hybrid base, is needed.
     pub fn needs_base_norm(&self) -> bool {
-        self.base != Base::Classic || self.config.bounded_residual || self.config.orthogonal_residual
+        self.form == Form::Hybrid || self.config.bounded_residual || self.config.orthogonal_residual
+    }
+
+    /// The base that the first sweep computes.
+    pub fn early_base(&self) -> Base {
+        if self.form == Form::Hybrid { self.base } else { Base::Classic }
+    }
+
+    fn base_constants(&self) -> BaseConstants {
+        let config = self.config;
+        let sgd = self.base == Base::SgdMomentum;
+        BaseConstants {
+            momentum: config.base_momentum as f32,
+            momentum_gain: if sgd { 1.0 } else { (1.0 - config.base_momentum) as f32 },
+            beta2: config.base_beta2 as f32,
+            beta2_rest: (1.0 - config.base_beta2) as f32,
+            root_scale: (self.corrections.1.sqrt() / self.corrections.0) as f32,
+            // A least epsilon must not become 0.
+            eps: ((config.base_eps / self.corrections.0) as f32).max(f32::from_bits(1)),
+            weight_decay: if sgd { config.weight_decay as f32 } else { 0.0 },
+        }
     }
 
     pub fn trace_constants(&self) -> TraceConstants {
-        let config = self.config;
-        let sgd = self.base == Base::SgdMomentum;
-        TraceConstants {
-            eps: config.eps as f32,
-            base_momentum: config.base_momentum as f32,
-            base_momentum_gain: if sgd { 1.0 } else { (1.0 - config.base_momentum) as f32 },
-            base_beta2: config.base_beta2 as f32,
-            base_beta2_rest: (1.0 - config.base_beta2) as f32,
-            momentum_correction: self.corrections.0 as f32,
-            variance_correction: self.corrections.1 as f32,
-            base_eps: config.base_eps as f32,
-            weight_decay: if sgd { config.weight_decay as f32 } else { 0.0 },
-        }
+        TraceConstants { eps: self.config.eps as f32, base: self.base_constants() }
     }
 
     pub fn means(&self, sums: &Sums, n: usize) -> Means {
@@ -141,6 +161,7 @@ impl<'a> Plan<'a> {
             uniform: uniform as f32,
             strength: strength as f32,
             weight_decay: self.coupled_decay as f32,
+            base: self.base_constants(),
         }
     }
 

@@ -41,7 +41,7 @@ pub fn plasticity_signal<T: Element>(config: &Config, gates: &Gates, traces: Tra
             return Err(StepError::Length { name, found, expected: n });
         }
     }
-    let plan = Plan::new(config, &inputs);
+    let plan = Plan::new(config, &inputs, false);
     if n == 0 || plan.blend == 0.0 || config.mode == Mode::AblationGradOnly {
         return Ok(0.0);
     }

@@ -104,8 +104,8 @@ pub(super) fn run<T: Element>(
     if n == 0 {
         return;
     }
-    let plan = Plan::new(config, inputs);
-    let mut view = View::new(tensors, buffers);
+    let plan = Plan::new(config, inputs, diagnostics.is_some());
+    let mut view = View::new(tensors, buffers, plan.form == Form::Hybrid);
     let leaf = leaf(n);
 
     let sums = trace(&plan, &mut view, leaf, portable);
@@ -163,8 +163,9 @@ fn trace<T: Element>(plan: &Plan<'_>, view: &mut View<'_, T>, leaf: usize, porta
         n if n >= STREAM_ELEMENTS => Memory::Streamed,
         _ => Memory::Kept,
     };
-    let traces = sweep::traces(memory, plan.base, plan.needs_base_norm(), portable);
-    let sgd = plan.base == Base::SgdMomentum;
+    let base = plan.early_base();
+    let traces = sweep::traces(memory, base, plan.needs_base_norm(), portable);
+    let sgd = base == Base::SgdMomentum;
     view.sweep(leaf, Order::Forward, |view, range| {
         let (mut gradient, mut parameter) = (T::Buffer::default(), T::Buffer::default());
         let gradient = T::read(&view.gradient[range.clone()], &mut gradient);
@@ -188,12 +189,9 @@ fn trace<T: Element>(plan: &Plan<'_>, view: &mut View<'_, T>, leaf: usize, porta
         if plan.needs_memory() {
             quotients(view, &constants, range.clone());
         }
-        let base = match plan.base {
+        let base = match base {
             Base::Classic => squares(gradient),
-            Base::AdamW => {
-                base_quotients(view, &constants, range.clone());
-                squares(&view.base[range.clone()])
-            }
+            Base::AdamW => squares(&view.base[range.clone()]),
             Base::SgdMomentum => squares(&view.base_momentum[range.clone()]),
         };
         let memory = if plan.needs_memory() { absolutes(&view.scratch[range.clone()]) } else { 0.0 };
@@ -206,15 +204,6 @@ fn trace<T: Element>(plan: &Plan<'_>, view: &mut View<'_, T>, leaf: usize, porta
 fn quotients<T>(view: &mut View<'_, T>, constants: &TraceConstants, range: Range<usize>) {
     for i in range {
         view.scratch[i] = view.momentum[i].abs() / (view.variance[i].sqrt() + constants.eps);
-    }
-}
-
-/// As [`quotients`], for AdamW's base update.
-#[cold]
-fn base_quotients<T>(view: &mut View<'_, T>, constants: &TraceConstants, range: Range<usize>) {
-    for i in range {
-        let divisor = (view.base_variance[i] * constants.variance_correction).sqrt() + constants.base_eps;
-        view.base[i] = view.base_momentum[i] * constants.momentum_correction / divisor;
     }
 }
 
@@ -239,21 +228,35 @@ fn update<T: Element>(
         Form::Projection => true,
         Form::Classic => config.bounded_residual || plan.coupled_decay > 0.0,
         Form::Hybrid => plan.modulation_may_be_clipped(strength),
+        Form::AdamW | Form::SgdMomentum => false,
     };
     let update = sweep::update(plan.alpha, plan.form, extras, portable);
-    let wants_parameter = extras && plan.form != Form::Projection;
+    let wants_parameter = (extras && plan.form != Form::Projection) || plan.form == Form::SgdMomentum;
     let sums = view.sweep(leaf, Order::Backward, |view, range| {
         let (mut gradient, mut parameter) = (T::Buffer::default(), T::Buffer::default());
         let gradient = T::read(&view.gradient[range.clone()], &mut gradient);
         let parameter = if wants_parameter { T::read(&view.parameter[range.clone()], &mut parameter) } else { &[] };
-        let base = base_part(plan, view.base_momentum, view.base, range.clone());
-        let reference = if momentum { &view.base_momentum[range.clone()] } else { base };
+        let (mut base, mut reference): (&[f32], &[f32]) = (&[], &[]);
+        let (mut base_momentum, mut base_variance): (&mut [f32], &mut [f32]) = (&mut [], &mut []);
+        match plan.form {
+            Form::Hybrid => {
+                base = base_part(plan, view.base_momentum, view.base, range.clone());
+                reference = if momentum { &view.base_momentum[range.clone()] } else { base };
+            }
+            Form::AdamW | Form::SgdMomentum => {
+                base_momentum = part_mut(view.base_momentum, range.clone());
+                base_variance = part_mut(view.base_variance, range.clone());
+            }
+            Form::Classic | Form::Projection => {}
+        }
         let block = UpdateBlock {
             gradient,
             activity_trace: &view.activity_trace[range.clone()],
             parameter,
             base,
             reference,
+            base_momentum,
+            base_variance,
             scratch: &mut view.scratch[range.clone()],
         };
         // SAFETY: `sweep::update` chose a build this processor can run.

@@ -18,16 +18,22 @@ pub(super) struct View<'a, T> {
     pub sums: &'a mut [Sums],
 }
 
+/// Blocks that even a backward sweep takes in their order: memory is fetched ahead only along rising addresses.
+const RUN: usize = 8;
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Order {
     Forward,
+    /// Beginning with what the sweep before has left in the caches.
     Backward,
 }
 
 impl<'a, T: Send + Sync> View<'a, T> {
-    pub fn new(tensors: &'a mut Tensors<'_, T>, buffers: &'a mut Buffers) -> Self {
+    /// `has_base`: whether AdamW's base update is kept between the sweeps.
+    pub fn new(tensors: &'a mut Tensors<'_, T>, buffers: &'a mut Buffers, has_base: bool) -> Self {
         let n = tensors.parameter.len();
-        let (scratch, base, sums) = buffers.sized(n, tensors.base_variance.len(), n.div_ceil(BLOCK));
+        let (scratch, base, sums) =
+            buffers.sized(n, if has_base { tensors.base_variance.len() } else { 0 }, n.div_ceil(BLOCK));
         View {
             parameter: tensors.parameter,
             gradient: tensors.gradient,
@@ -99,7 +105,11 @@ impl<'a, T: Send + Sync> View<'a, T> {
     where
         F: Fn(&mut View<'_, T>, Range<usize>) -> Sums + Sync,
     {
-        run(self.reborrow(), leaf, order, &f);
+        if self.sums.len() > leaf {
+            halves(self.reborrow(), leaf, order, &f);
+        } else {
+            blocks(self, order, &f);
+        }
         let mut total = [0.0; 4];
         for sums in self.sums.iter() {
             for (total, value) in total.iter_mut().zip(sums) {
@@ -110,21 +120,38 @@ impl<'a, T: Send + Sync> View<'a, T> {
     }
 }
 
-fn run<T: Send + Sync, F>(mut view: View<'_, T>, leaf: usize, order: Order, f: &F)
+fn halves<T: Send + Sync, F>(mut view: View<'_, T>, leaf: usize, order: Order, f: &F)
 where
     F: Fn(&mut View<'_, T>, Range<usize>) -> Sums + Sync,
 {
-    let blocks = view.sums.len();
-    if blocks > leaf {
-        let (left, right) = view.split(blocks / 2);
-        rayon::join(|| run(left, leaf, order, f), || run(right, leaf, order, f));
-        return;
+    let count = view.sums.len();
+    if count > leaf {
+        let (left, right) = view.split(count / 2);
+        rayon::join(|| halves(left, leaf, order, f), || halves(right, leaf, order, f));
+    } else {
+        blocks(&mut view, order, f);
     }
-    let n = view.gradient.len();
-    for i in 0..blocks {
-        let block = if order == Order::Forward { i } else { blocks - 1 - i };
-        let sums = f(&mut view, block * BLOCK..n.min((block + 1) * BLOCK));
+}
+
+fn blocks<T, F>(view: &mut View<'_, T>, order: Order, f: &F)
+where
+    F: Fn(&mut View<'_, T>, Range<usize>) -> Sums,
+{
+    let (count, n) = (view.sums.len(), view.gradient.len());
+    let mut one = |block: usize| {
+        let sums = f(view, block * BLOCK..n.min((block + 1) * BLOCK));
         view.sums[block] = sums;
+    };
+    match order {
+        Order::Forward => (0..count).for_each(one),
+        Order::Backward => {
+            let mut end = count;
+            while end > 0 {
+                let start = (end - 1) / RUN * RUN;
+                (start..end).for_each(&mut one);
+                end = start;
+            }
+        }
     }
 }
 

@@ -4,11 +4,13 @@
 //! A short last row is padded with zeros: every loop maps zeros to zeros and adds zero to every sum.
 
 mod apply;
+mod base;
 mod combine;
 mod traces;
 mod update;
 
 pub(super) use apply::{ApplyConstants, apply};
+pub(super) use base::BaseConstants;
 pub(super) use combine::{CombineBlock, CombineConstants, combine};
 pub(super) use traces::{BETA1, BETA2, Base, DELTA, Memory, TraceBlock, TraceConstants, traces};
 pub(super) use update::{Alpha, Form, UpdateBlock, UpdateConstants, update};

@@ -1,5 +1,6 @@
 //! First sweep: the traces, the memory signal's raw value, a hybrid base's moments, and the sums the means need.
 
+use super::base::{BaseConstants, BaseSplat};
 use super::{Lanes, Row, Sums, dispatch, padded, put_tail, rows, rows_mut, total};
 
 pub(in super::super) const DELTA: f64 = 0.95;
@@ -31,21 +32,10 @@ const SGD: u8 = Base::SgdMomentum as u8;
 
 pub(in super::super) struct TraceConstants {
     pub eps: f32,
-    pub base_momentum: f32,
-    /// Weight of g in M: 1 − b₁ for AdamW, 1 for SGD with momentum.
-    pub base_momentum_gain: f32,
-    pub base_beta2: f32,
-    pub base_beta2_rest: f32,
-    /// 1 / (1 − b₁ᵗ).
-    pub momentum_correction: f32,
-    /// 1 / (1 − b₂ᵗ).
-    pub variance_correction: f32,
-    pub base_eps: f32,
-    /// λ inside M, for SGD with momentum.
-    pub weight_decay: f32,
+    pub base: BaseConstants,
 }
 
-/// One block; the slices of a state that the base does not keep are empty.
+/// One block; the slices of a state that is not updated here are empty.
 pub(in super::super) struct TraceBlock<'a> {
     pub gradient: &'a [f32],
     /// θ, only for SGD with momentum.
@@ -90,14 +80,6 @@ struct Splat<L> {
     beta1_rest: L,
     beta2: L,
     eps: L,
-    base_momentum: L,
-    base_momentum_gain: L,
-    base_beta2: L,
-    base_beta2_rest: L,
-    momentum_correction: L,
-    variance_correction: L,
-    base_eps: L,
-    weight_decay: L,
 }
 
 /// A row's m and v after their update.
@@ -126,15 +108,8 @@ fn body<L: Lanes, const MEMORY: u8, const BASE: u8, const NORM: bool>(
         beta1_rest: L::splat(decays[2]),
         beta2: L::splat(decays[3]),
         eps: L::splat(constants.eps),
-        base_momentum: L::splat(constants.base_momentum),
-        base_momentum_gain: L::splat(constants.base_momentum_gain),
-        base_beta2: L::splat(constants.base_beta2),
-        base_beta2_rest: L::splat(constants.base_beta2_rest),
-        momentum_correction: L::splat(constants.momentum_correction),
-        variance_correction: L::splat(constants.variance_correction),
-        base_eps: L::splat(constants.base_eps),
-        weight_decay: L::splat(constants.weight_decay),
     };
+    let base_constants = BaseSplat::<L>::new(&constants.base);
     let zero = L::splat(0.0);
     let mut sums = Accumulators { gradient: zero, activity: zero, memory: zero, base: zero };
     let count = block.gradient.len() / super::LANES;
@@ -164,10 +139,14 @@ fn body<L: Lanes, const MEMORY: u8, const BASE: u8, const NORM: bool>(
                 previous = Some(moments);
                 match BASE {
                     ADAMW => {
-                        let states = (&mut base_momentum[i], &mut base_variance[i]);
-                        adamw_row(&c, &mut sums, g, states.0, states.1, &mut base[i], !$fast);
+                        let b = base_constants.adamw(g, &mut base_momentum[i], &mut base_variance[i]);
+                        b.store(&mut base[i]);
+                        sums.base = b.mul_add(b, sums.base);
                     }
-                    SGD => sgd_row(&c, &mut sums, g, &parameter[i], &mut base_momentum[i]),
+                    SGD => {
+                        let b = base_constants.sgd(g, &parameter[i], &mut base_momentum[i]);
+                        sums.base = b.mul_add(b, sums.base);
+                    }
                     _ if NORM => sums.base = g.mul_add(g, sums.base),
                     _ => {}
                 }
@@ -206,11 +185,14 @@ fn body<L: Lanes, const MEMORY: u8, const BASE: u8, const NORM: bool>(
             if adamw {
                 let mut base_variance = padded(block.base_variance, count);
                 let mut base = [0.0; super::LANES];
-                adamw_row(&c, &mut sums, g, &mut base_momentum, &mut base_variance, &mut base, false);
+                let b = base_constants.adamw(g, &mut base_momentum, &mut base_variance);
+                b.store(&mut base);
+                sums.base = b.mul_add(b, sums.base);
                 put_tail(block.base_variance, count, &base_variance);
                 put_tail(block.base, count, &base);
             } else {
-                sgd_row(&c, &mut sums, g, &padded(block.parameter, count), &mut base_momentum);
+                let b = base_constants.sgd(g, &padded(block.parameter, count), &mut base_momentum);
+                sums.base = b.mul_add(b, sums.base);
             }
             put_tail(block.base_momentum, count, &base_momentum);
         } else if NORM {
@@ -261,33 +243,4 @@ fn memory_row<L: Lanes, const MEMORY: u8>(
         h.store(memory)
     }
     sums.memory = sums.memory.add(h);
-}
-
-#[inline(always)]
-fn adamw_row<L: Lanes>(
-    c: &Splat<L>,
-    sums: &mut Accumulators<L>,
-    g: L,
-    base_momentum: &mut Row,
-    base_variance: &mut Row,
-    base: &mut Row,
-    fast: bool,
-) {
-    let (m, v) = (L::load(base_momentum), L::load(base_variance));
-    let m = m.mul_add(c.base_momentum, c.base_momentum_gain.mul(g));
-    let v = v.mul_add(c.base_beta2, c.base_beta2_rest.mul(g).mul(g));
-    m.store(base_momentum);
-    v.store(base_variance);
-    let (m, divisor) = (m.mul(c.momentum_correction), v.mul(c.variance_correction).sqrt().add(c.base_eps));
-    let b = if fast { m.fast_div(divisor) } else { m.div(divisor) };
-    b.store(base);
-    sums.base = b.mul_add(b, sums.base);
-}
-
-#[inline(always)]
-fn sgd_row<L: Lanes>(c: &Splat<L>, sums: &mut Accumulators<L>, g: L, parameter: &Row, base_momentum: &mut Row) {
-    let decayed = L::load(parameter).mul_add(c.weight_decay, g);
-    let m = L::load(base_momentum).mul_add(c.base_momentum, decayed);
-    m.store(base_momentum);
-    sums.base = m.mul_add(m, sums.base);
 }
