@@ -123,6 +123,11 @@ impl Value {
     pub fn dims(&self) -> Option<Vec<usize>> {
         self.shape()?.iter().map(|d| if let Dim::Known(n) = d { Some(*n) } else { None }).collect()
     }
+
+    /// True when all extents are numbers: [`Value::dims`] gives them.
+    pub fn has_dims(&self) -> bool {
+        self.shape().is_some_and(|axes| axes.iter().all(|d| matches!(d, Dim::Known(_))))
+    }
 }
 
 /// A graph of operators.

@@ -57,10 +57,11 @@ pub fn recognise(model: &Model, options: &RecogniseOptions) -> Result<Recognitio
     let mut result =
         Recognition { matches: operators.matches, unmatched: operators.unmatched, ..Recognition::default() };
     result.carried.extend(scope.clocks.iter().map(|p| (p.value, p.next)));
-    let mut known: FxHashMap<String, Result<Verdict, Mismatch>> = FxHashMap::default();
+    let mut known: FxHashMap<Vec<u64>, Result<Verdict, Mismatch>> = FxHashMap::default();
+    let owners = owners(&groups);
     for group in groups.iter().filter(|g| !taken.contains(&g.theta.next)) {
         let region = scope.region(group);
-        if let Some((state, other)) = shared_state(group, &groups) {
+        if let Some((state, other)) = shared_state(group, &owners) {
             let name = |v: ValueId| graph.name_of(v).to_string();
             let node = graph.value(group.theta.next).producer.map_or_else(String::new, |(n, _)| describe(graph, n));
             let reason = format!("its state '{}' belongs to '{}' as well", name(state), name(other));
@@ -99,10 +100,21 @@ pub fn recognise(model: &Model, options: &RecogniseOptions) -> Result<Recognitio
     Ok(result)
 }
 
+/// The parameters whose updates read each state.
+fn owners(groups: &[Group]) -> FxHashMap<ValueId, Vec<ValueId>> {
+    let mut owners: FxHashMap<ValueId, Vec<ValueId>> = FxHashMap::default();
+    for group in groups {
+        for state in &group.states {
+            owners.entry(state.value).or_default().push(group.theta.value);
+        }
+    }
+    owners
+}
+
 /// A state of the group that another parameter's update reads as its own, and that parameter.
-fn shared_state(group: &Group, groups: &[Group]) -> Option<(ValueId, ValueId)> {
-    let other = |state: &Pair| groups.iter().find(|g| g.theta != group.theta && g.states.contains(state));
-    group.states.iter().find_map(|state| Some((state.value, other(state)?.theta.value)))
+fn shared_state(group: &Group, owners: &FxHashMap<ValueId, Vec<ValueId>>) -> Option<(ValueId, ValueId)> {
+    let other = |state: &Pair| owners.get(&state.value)?.iter().copied().find(|theta| *theta != group.theta.value);
+    group.states.iter().find_map(|state| Some((state.value, other(state)?)))
 }
 
 /// A node's name, or its first output's, with the operator.
@@ -140,23 +152,25 @@ fn clock_bases(scope: &Scope) -> Vec<(ValueId, f64)> {
     scope.clocks.iter().filter_map(base).collect()
 }
 
-/// Everything about a region but which values of the graph it stands on.
-fn signature(region: &Region) -> String {
-    use std::fmt::Write;
-    let mut text = String::with_capacity(region.tape.entries.len() * 12);
+/// Everything about a region but which values of the graph it stands on, as numbers.
+fn signature(region: &Region) -> Vec<u64> {
+    let mut key = Vec::with_capacity(region.tape.entries.len() * 4);
     for entry in &region.tape.entries {
-        let _ = match entry {
-            Entry::Constant(x) => write!(text, "c{:x};", x.to_bits()),
-            Entry::Leaf(Leaf::Scalar(v)) => write!(text, "s{};", v.0),
-            Entry::Leaf(Leaf::Opaque(_)) => write!(text, "o;"),
-            Entry::Leaf(Leaf::Tensor(_)) => write!(text, "t;"),
-            Entry::Leaf(Leaf::Theta) => write!(text, "p;"),
-            Entry::Leaf(Leaf::State(i)) => write!(text, "m{i};"),
-            Entry::Apply { op, args, .. } => write!(text, "{}{args:?};", *op as u8),
-        };
+        match entry {
+            Entry::Constant(x) => key.extend([0, x.to_bits()]),
+            Entry::Leaf(Leaf::Scalar(v)) => key.extend([1, u64::from(v.0)]),
+            Entry::Leaf(Leaf::Opaque(_)) => key.push(2),
+            Entry::Leaf(Leaf::Tensor(_)) => key.push(3),
+            Entry::Leaf(Leaf::Theta) => key.push(4),
+            Entry::Leaf(Leaf::State(i)) => key.extend([5, *i as u64]),
+            Entry::Apply { op, args, .. } => {
+                key.extend([6, *op as u64, args.len() as u64]);
+                key.extend(args.iter().map(|a| *a as u64));
+            }
+        }
     }
-    let _ = write!(text, "{:?}", region.next);
-    text
+    key.extend(region.next.iter().map(|slot| *slot as u64));
+    key
 }
 
 #[cfg(test)]

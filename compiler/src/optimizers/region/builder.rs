@@ -36,8 +36,8 @@ struct Builder<'s, 'g> {
 
 impl Builder<'_, '_> {
     fn is_foreign(&self, value: ValueId) -> bool {
-        let dims = self.scope.graph.value(value).dims();
-        dims.is_some() && dims != self.scope.graph.value(self.group.theta.value).dims()
+        let value = self.scope.graph.value(value);
+        value.has_dims() && value.shape() != self.scope.graph.value(self.group.theta.value).shape()
     }
 
     /// For a parameter of one element, being a scalar says nothing about where a value belongs.

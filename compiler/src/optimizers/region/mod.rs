@@ -8,7 +8,7 @@ mod operator;
 mod pairs;
 
 use super::tape::{Op, Slot, Tape};
-use crate::graph::{AttributeValue, Graph, Node, NodeId, Tensor, ValueId};
+use crate::graph::{AttributeValue, Dim, Graph, Node, NodeId, Tensor, ValueId};
 use operator::{is_view, operator, uniform};
 use rustc_hash::FxHashSet;
 
@@ -51,6 +51,11 @@ pub struct Region {
     pub next: Vec<Slot>,
 }
 
+/// True for the axes of exactly one element.
+fn of_one_element(axes: &[Dim]) -> bool {
+    axes.iter().all(|d| *d == Dim::Known(1))
+}
+
 impl<'g> Scope<'g> {
     /// Classifies every value of the graph; `order` is a topological order.
     pub fn new(graph: &'g Graph, order: &[NodeId]) -> Self {
@@ -59,10 +64,9 @@ impl<'g> Scope<'g> {
         for id in graph.value_ids() {
             let value = graph.value(id);
             if value.producer.is_none() {
-                let scalar = match (&value.initializer, value.dims()) {
-                    (Some(t), _) => t.len() == 1,
-                    (None, Some(dims)) => dims.iter().product::<usize>() == 1,
-                    (None, None) => false,
+                let scalar = match &value.initializer {
+                    Some(t) => t.len() == 1,
+                    None => value.shape().is_some_and(of_one_element),
                 };
                 let i = id.0 as usize;
                 scope.scalar[i] = scalar;
@@ -100,7 +104,8 @@ impl<'g> Scope<'g> {
         let arguments = if is_view(node) { &inputs[..inputs.len().min(1)] } else { &inputs[..] };
         let pure_ = node.domain.is_empty() && known && !reduction && arguments.iter().all(|v| self.pure_[v.0 as usize]);
         for output in node.outputs.iter().flatten() {
-            let declared = self.graph.value(*output).dims().map(|d| d.iter().product::<usize>() == 1);
+            let info = self.graph.value(*output);
+            let declared = info.has_dims().then(|| info.shape().is_some_and(of_one_element));
             let i = output.0 as usize;
             self.scalar[i] = declared.unwrap_or(derived);
             self.pure_[i] = pure_;

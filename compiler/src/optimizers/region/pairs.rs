@@ -12,7 +12,7 @@ impl Scope<'_> {
         let (a, b) = (self.graph.value(a), self.graph.value(b));
         let floats =
             a.dtype() == b.dtype() || a.dtype().zip(b.dtype()).is_some_and(|(a, b)| a.is_float() && b.is_float());
-        floats && a.dims().is_some() && (b.dims().is_none() || a.shape() == b.shape())
+        floats && a.has_dims() && (!b.has_dims() || a.shape() == b.shape())
     }
 
     fn same_type(&self, a: ValueId, b: ValueId) -> bool {
@@ -36,7 +36,7 @@ impl Scope<'_> {
                 continue;
             }
             let Some((id, node)) = self.graph.producer(value) else { continue };
-            let foreign = info.dims().is_some() && info.dims() != self.graph.value(output).dims();
+            let foreign = info.has_dims() && info.shape() != self.graph.value(output).shape();
             if foreign && !through_scalars {
                 continue;
             }
