@@ -10,16 +10,21 @@ const MOMENTS: [StateRole; 2] = [StateRole::FirstMoment, StateRole::SecondMoment
 /// Tensors put into a sequence by `SequenceConstruct`, or one by one by `SequenceInsert` from `SequenceEmpty`.
 fn sequence(graph: &Graph, value: Option<ValueId>) -> Result<Vec<ValueId>, String> {
     let unknown = || "its tensors come as a sequence that is not built inside the graph".to_string();
-    let (_, node) = value.and_then(|v| graph.producer(v)).ok_or_else(unknown)?;
-    match node.op_type.as_str() {
-        "SequenceConstruct" => Ok(node.inputs.iter().flatten().copied().collect()),
-        "SequenceEmpty" => Ok(Vec::new()),
-        "SequenceInsert" if node.inputs.len() == 2 => {
-            let mut list = sequence(graph, node.input(0))?;
-            list.extend(node.input(1));
-            Ok(list)
+    let (mut at, mut last_first) = (value, Vec::new());
+    loop {
+        let (_, node) = at.and_then(|v| graph.producer(v)).ok_or_else(unknown)?;
+        match node.op_type.as_str() {
+            "SequenceConstruct" => last_first.extend(node.inputs.iter().rev().flatten()),
+            "SequenceEmpty" => {}
+            "SequenceInsert" if node.inputs.len() == 2 => {
+                last_first.extend(node.input(1));
+                at = node.input(0);
+                continue;
+            }
+            _ => return Err(unknown()),
         }
-        _ => Err(unknown()),
+        last_first.reverse();
+        return Ok(last_first);
     }
 }
 
@@ -83,6 +88,9 @@ pub fn sgd(node: &Node) -> Updates {
 pub fn sgd_v2(graph: &Graph, node: &Node) -> Updates {
     absent(node, &[(3, "update_signal")])?;
     let (parameters, gradients) = (sequence(graph, node.input(1))?, sequence(graph, node.input(2))?);
+    if parameters.len() != gradients.len() {
+        return Err("its sequences have different lengths".into());
+    }
     let next = elements(graph, node.output(1), parameters.len());
     let one = |((parameter, gradient), next): ((ValueId, ValueId), Option<ValueId>)| Update {
         kind: Kind::Sgd,

@@ -5,6 +5,8 @@
 
 pub mod lower;
 mod microsoft;
+#[cfg(test)]
+mod near_misses;
 mod preview;
 #[cfg(test)]
 mod tests;
