@@ -73,8 +73,8 @@ fn by_class(graph: &Graph, logits: ValueId, index: ValueId, class_axis: i64) -> 
                 "Unsqueeze" | "Squeeze" | "Reshape" | "Cast" | "Where" | "Identity" | "Flatten"
             )
         {
-            let data = if node.op_type == "Where" { &node.inputs[1..] } else { &node.inputs[..1] };
-            open.extend(data.iter().flatten());
+            let (first, count) = if node.op_type == "Where" { (1, 2) } else { (0, 1) };
+            open.extend(node.inputs.iter().skip(first).take(count).flatten());
         }
     }
     None

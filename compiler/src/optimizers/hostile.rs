@@ -197,3 +197,18 @@ fn updates_that_never_end_or_never_begin() {
     }
     assert!(!refused("w' = w - lr*g/(g - g)").reason.is_empty());
 }
+
+#[test]
+fn a_bound_pair_is_taken_where_data_flow_would_choose_another() {
+    let model = testing::step("w' = w - lr*g; p' = 0.5*a + 0.5*b - lr*g");
+    for old in ["a", "b"] {
+        let bind = vec![("p'".to_string(), old.to_string())];
+        let found = recognise(&model, &RecogniseOptions { bind }).unwrap();
+        assert_eq!(found.unmatched.iter().map(|u| &u.parameter[..]).collect::<Vec<_>>(), [old]);
+        assert_eq!(found.matches.len(), 1);
+    }
+    for (new, old) in [("nothing", "a"), ("p'", "nothing"), ("a", "p'")] {
+        let bind = vec![(new.to_string(), old.to_string())];
+        assert!(recognise(&model, &RecogniseOptions { bind }).is_err());
+    }
+}

@@ -101,6 +101,16 @@ impl Op {
         use Op::*;
         matches!(self, ReduceSum | ReduceSumSquare | ReduceL2 | ReduceL1 | ReduceMean | ReduceMax | ReduceMin)
     }
+
+    /// Fewest operands it computes with.
+    pub fn operands(self) -> usize {
+        use Op::*;
+        match self {
+            Where => 3,
+            Sub | Div | Pow | Equal | Less | LessOrEqual | Greater | GreaterOrEqual | And | Or => 2,
+            _ => 1,
+        }
+    }
 }
 
 /// One slot.

@@ -16,6 +16,8 @@
 mod controller;
 mod epsilon;
 mod finish;
+#[cfg(test)]
+mod hostile;
 mod rates;
 mod rewrite;
 mod translate;

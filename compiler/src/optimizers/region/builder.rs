@@ -6,6 +6,8 @@ use super::{Group, Region, Scope, WALK_LIMIT};
 use crate::graph::{Node, NodeId, ValueId};
 use rustc_hash::{FxHashMap, FxHashSet};
 
+/// Deepest nesting of operators: more than a walk of [`WALK_LIMIT`] nodes can find, but a chain of scalars may be longer.
+const DEPTH: usize = WALK_LIMIT + 88;
 /// Most nodes in a scalar that depends on the parameter's own tensors (a trust ratio, a clipping factor).
 const SCALAR_LIMIT: usize = 96;
 
@@ -18,6 +20,7 @@ impl Scope<'_> {
             tape: Tape::default(),
             memo: FxHashMap::default(),
             own: FxHashSet::default(),
+            depth: 0,
         };
         builder.collect_own();
         let next = std::iter::once(&group.theta).chain(&group.states).map(|p| builder.slot(p.next)).collect();
@@ -32,6 +35,8 @@ struct Builder<'s, 'g> {
     memo: FxHashMap<ValueId, Slot>,
     /// Tensors of this parameter's own update.
     own: FxHashSet<ValueId>,
+    /// Operators whose arguments are being put on the tape.
+    depth: usize,
 }
 
 impl Builder<'_, '_> {
@@ -109,7 +114,9 @@ impl Builder<'_, '_> {
             return Entry::Leaf(if scalar { Leaf::Scalar(value) } else { outside });
         }
         let Some((id, node)) = scope.graph.producer(value) else { return Entry::Leaf(outside) };
-        let Some(op) = operator(node) else { return Entry::Leaf(outside) };
+        // A function's body may be called without all of its inputs.
+        let whole = |op: &Op| node.inputs.len() >= op.operands() && !node.inputs[..op.operands()].contains(&None);
+        let Some(op) = operator(node).filter(whole) else { return Entry::Leaf(outside) };
         let elementwise = || scope.is_elementwise(node) && !self.is_foreign(value) && self.own.contains(&value);
         let expand = if scalar && self.of_one_element() && elementwise() {
             true
@@ -119,17 +126,20 @@ impl Builder<'_, '_> {
         } else {
             elementwise()
         };
-        if !expand {
+        if !expand || self.depth == DEPTH {
             return Entry::Leaf(outside);
         }
-        self.apply(op, id, node)
+        self.depth += 1;
+        let entry = self.apply(op, id, node);
+        self.depth -= 1;
+        entry
     }
 
     fn apply(&mut self, op: Op, id: NodeId, node: &Node) -> Entry {
         let take = if is_view(node) || op.is_reduction() { 1 } else { usize::MAX };
         let mut args: Vec<Slot> = Vec::new();
         if op == Op::Clip {
-            args.push(node.input(0).map_or(0, |v| self.slot(v)));
+            args.extend(node.input(0).map(|v| self.slot(v)));
             for (k, (name, default)) in [("min", f64::NEG_INFINITY), ("max", f64::INFINITY)].into_iter().enumerate() {
                 args.push(match node.input(k + 1) {
                     Some(v) => self.slot(v),

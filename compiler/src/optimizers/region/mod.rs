@@ -160,14 +160,16 @@ impl<'g> Scope<'g> {
         })
     }
 
-    fn constant_ints(&self, value: ValueId) -> Option<Vec<i64>> {
-        match self.graph.constant(value) {
-            Some(t) => t.to_i64(),
-            None => match self.graph.producer(value)? {
-                (_, node) if node.is("Constant") => self.constant_tensor(node)?.to_i64(),
-                (_, node) if node.is("Concat") && node.inputs.len() == 1 => self.constant_ints(node.input(0)?),
-                _ => None,
-            },
+    fn constant_ints(&self, mut value: ValueId) -> Option<Vec<i64>> {
+        loop {
+            if let Some(t) = self.graph.constant(value) {
+                return t.to_i64();
+            }
+            match self.graph.producer(value)? {
+                (_, node) if node.is("Constant") => return self.constant_tensor(node)?.to_i64(),
+                (_, node) if node.is("Concat") && node.inputs.len() == 1 => value = node.input(0)?,
+                _ => return None,
+            }
         }
     }
 
