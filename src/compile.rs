@@ -1,10 +1,12 @@
 //! `npc compile`: find, prove, rewrite.
 
-use crate::problem::{Problem, load, print};
+use crate::problem::{Problem, load, print, say};
 use clap::{Args, ValueEnum};
+use npc_compiler::files::Target;
 use npc_compiler::onnx::{SaveOptions, save};
 use npc_compiler::{Base, CompileOptions, Compiled, Emit, Optimizer, Preset};
-use std::path::PathBuf;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 #[derive(Args)]
@@ -124,31 +126,37 @@ pub fn run(a: Arguments) -> Result<ExitCode, Problem> {
     let options = CompileOptions { emit, dump_passes: a.dump_passes.clone(), ..a.choices.options() };
     let start = std::time::Instant::now();
     let compiled = compile(&a.input, &options)?;
+    // The report is complete before the model takes its place, so that there are both or neither.
+    let report = a.report.as_deref().map(|path| written(path, &(compiled.report.to_json() + "\n"))).transpose()?;
     save(&compiled.model, &a.output, &SaveOptions { external_data: a.external_data }).map_err(Problem::input)?;
-    if let Some(path) = &a.report {
-        let text = compiled.report.to_json() + "\n";
-        std::fs::write(path, text).map_err(|e| Problem::input(format!("cannot write {}: {e}", path.display())))?;
-    }
+    report.map(Target::finish).transpose().map_err(Problem::input)?;
     if a.explain {
         print(&compiled.report.explain())?;
     } else {
         for warning in &compiled.report.warnings {
-            eprintln!("note: {warning}");
+            say(&format!("note: {warning}"));
         }
         for u in &compiled.report.unmatched {
-            eprintln!("note: {} is left alone: {} (at {})", u.parameter, u.reason, u.node);
+            say(&format!("note: {} is left alone: {} (at {})", u.parameter, u.reason, u.node));
         }
     }
     print(&summary(&compiled, &a.output, start.elapsed().as_secs_f64() * 1e3))?;
     Ok(ExitCode::SUCCESS)
 }
 
+/// A file that holds `text` already but does not stand in its place yet.
+fn written(path: &Path, text: &str) -> Result<Target, Problem> {
+    let mut target = Target::new(path).map_err(Problem::input)?;
+    target.fill(|out| out.write_all(text.as_bytes())).map_err(Problem::input)?;
+    Ok(target)
+}
+
 /// Loads and compiles.
-pub fn compile(path: &std::path::Path, options: &CompileOptions) -> Result<Compiled, Problem> {
+pub fn compile(path: &Path, options: &CompileOptions) -> Result<Compiled, Problem> {
     npc_compiler::compile(load(path)?, options).map_err(|e| Problem::file(path, e))
 }
 
-fn summary(compiled: &Compiled, output: &std::path::Path, ms: f64) -> String {
+fn summary(compiled: &Compiled, output: &Path, ms: f64) -> String {
     let mut kinds: Vec<(String, usize)> = Vec::new();
     for p in &compiled.report.parameters {
         match kinds.iter_mut().find(|(k, _)| *k == p.found.kind) {

@@ -37,9 +37,15 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    problem::report_panics();
+    std::panic::catch_unwind(run).unwrap_or(ExitCode::from(problem::BUG))
+}
+
+fn run() -> ExitCode {
     let filter =
         tracing_subscriber::EnvFilter::try_from_env("NPC_LOG").unwrap_or_else(|_| "warn,tract_onnx=error".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    log.log_internal_errors(false).init();
     let result = match Arguments::parse().command {
         Command::Compile(a) => compile::run(a),
         Command::Inspect(a) => inspect::run(a),

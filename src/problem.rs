@@ -2,6 +2,7 @@
 
 use miette::{Diagnostic, GraphicalReportHandler};
 use std::fmt::Display;
+use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -40,22 +41,45 @@ impl Problem {
         if handler.with_width(10_000).render_report(&mut text, self).is_err() {
             text = self.message.clone();
         }
-        eprint!("error:{text}");
+        say(&format!("error:{}", text.trim_end()));
         ExitCode::from(self.code)
     }
 }
 
-/// Writes to standard output; a closed pipe ends the program quietly.
+/// Exit code after a bug of npc's own, the one Rust's panics have.
+pub const BUG: u8 = 101;
+
+/// Makes a panic, wherever it happens, one sentence; with `RUST_BACKTRACE` set, the way it came by too.
+pub fn report_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let what = panic.payload_as_str().unwrap_or("for a reason it does not give").replace('\n', " ");
+        let place = panic.location().map_or_else(String::new, |l| format!(" at {}:{}", l.file(), l.line()));
+        say(&format!(
+            "error: npc failed inside itself{place}: {what}; no file is left half written: please report this with the command and the model"
+        ));
+        let trace = std::backtrace::Backtrace::capture();
+        if trace.status() == std::backtrace::BacktraceStatus::Captured {
+            say(&trace.to_string());
+        }
+    }));
+}
+
+/// Writes a line to standard error. Where nobody reads it, the work goes on.
+pub fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// Writes to standard output. A reader that has seen enough (`| head`) is no error.
 pub fn print(text: &str) -> Result<(), Problem> {
-    use std::io::Write;
     match std::io::stdout().write_all(text.as_bytes()).and_then(|()| std::io::stdout().flush()) {
-        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
-        Err(e) => Err(Problem::input(format!("cannot write to standard output: {e}"))),
-        Ok(()) => Ok(()),
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Problem::input(format!("cannot write to standard output: {e}")))
+        }
+        _ => Ok(()),
     }
 }
 
 /// Loads a model.
 pub fn load(path: &Path) -> Result<npc_compiler::graph::Model, Problem> {
-    npc_compiler::onnx::load(path).map_err(|e| Problem::file(path, e))
+    npc_compiler::onnx::load(path).map_err(Problem::input)
 }

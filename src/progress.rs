@@ -1,5 +1,6 @@
 //! What a person sees of a run: a bar on a terminal, a line an epoch otherwise.
 
+use crate::problem::say;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use npc_runtime::train::{Epoch, Observer, Progress};
 use std::sync::Arc;
@@ -52,7 +53,7 @@ impl Observer for Watcher {
             e.seconds,
             e.samples_per_second
         );
-        self.bar.suspend(|| eprintln!("{line}"));
+        self.bar.suspend(|| say(&line));
         self.bar.reset();
     }
 

@@ -1,7 +1,7 @@
 //! `npc train`: compile where needed, then train.
 
 use crate::compile::Choices;
-use crate::problem::{Problem, load, print};
+use crate::problem::{Problem, load, print, say};
 use crate::progress::Watcher;
 use clap::Args;
 use npc_runtime::plan::Precision;
@@ -19,13 +19,13 @@ pub struct Arguments {
     #[arg(long)]
     data: String,
     /// Passes over the training data
-    #[arg(long, default_value_t = 10)]
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
     epochs: u32,
     /// Samples a batch (the model's own where it is fixed)
-    #[arg(long)]
+    #[arg(long, value_parser = positive)]
     batch_size: Option<usize>,
     /// Learning rate
-    #[arg(long)]
+    #[arg(long, value_parser = rate)]
     lr: Option<f64>,
     /// Seed of initial values and shuffling
     #[arg(long, default_value_t = 0)]
@@ -40,7 +40,7 @@ pub struct Arguments {
     #[arg(long)]
     allow_cpu_fallback: bool,
     /// Threads
-    #[arg(long)]
+    #[arg(long, value_parser = positive)]
     threads: Option<usize>,
     /// Folder for metrics.jsonl, checkpoint.safetensors and the trained model.onnx
     #[arg(long, default_value = "runs/latest")]
@@ -53,6 +53,14 @@ pub struct Arguments {
     weights: Option<PathBuf>,
     #[command(flatten)]
     choices: Choices,
+}
+
+fn positive(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "it is a whole number, 1 or more".into())
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    text.parse().ok().filter(|x: &f64| *x > 0.0 && x.is_finite()).ok_or_else(|| "it is a number greater than 0".into())
 }
 
 fn device(text: &str) -> Result<Target, String> {
@@ -84,15 +92,12 @@ pub fn run(a: Arguments) -> Result<ExitCode, Problem> {
             let compiled =
                 npc_compiler::compile(model, &a.choices.options()).map_err(|e| Problem::file(&a.model, e))?;
             for warning in &compiled.report.warnings {
-                eprintln!("note: {warning}");
+                say(&format!("note: {warning}"));
             }
             (compiled.model, compiled.bindings)
         }
         Err(e) => return Err(Problem::file(&a.model, e)),
     };
-    if a.epochs == 0 {
-        return Err(Problem::usage("--epochs 0 trains nothing; give 1 or more"));
-    }
     if a.device == Target::Cpu && a.precision != Precision::F32 {
         return Err(Problem::usage("--precision is for --device cuda; the CPU computes in float32"));
     }
@@ -117,10 +122,10 @@ pub fn run(a: Arguments) -> Result<ExitCode, Problem> {
         if flag.swap(true, Ordering::Relaxed) {
             std::process::exit(130);
         }
-        eprintln!("finishing this step and saving; press Ctrl-C again to quit at once");
+        say("finishing this step and saving; press Ctrl-C again to quit at once");
     });
     if let Err(e) = handler {
-        eprintln!("note: Ctrl-C will not save ({e})");
+        say(&format!("note: Ctrl-C will not save ({e})"));
     }
     let mut watcher = Watcher::new(a.epochs, stop);
     let summary = train(&model, &bindings, &options, &mut watcher).map_err(Problem::input)?;

@@ -139,13 +139,8 @@ pub enum CompileError {
     #[error(transparent)]
     Inline(#[from] crate::onnx::InlineError),
     /// `--dump-passes` cannot write.
-    #[error("cannot write {}: {source}", path.display())]
-    Dump {
-        /// File.
-        path: PathBuf,
-        /// Cause.
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    Dump(#[from] crate::files::WriteError),
 }
 
 /// Compiles a training step.

@@ -6,6 +6,7 @@ pub mod analysis;
 pub mod bindings;
 mod compile;
 pub mod emit;
+pub mod files;
 pub mod graph;
 pub mod neuroplastic;
 pub mod onnx;

@@ -17,6 +17,19 @@ pub enum RuntimeError {
         /// Element type.
         dtype: String,
     },
+    /// A tensor that no machine holds.
+    #[error("'{0}' of shape {1:?} does not fit into memory; check the shapes the model declares")]
+    Memory(String, Vec<usize>),
+    /// A value that two models should both have.
+    #[error(
+        "the {which} model has no value '{value}' to compare; verify takes a training step and what it was compiled to"
+    )]
+    Incomparable {
+        /// `first` or `second`.
+        which: &'static str,
+        /// Value.
+        value: String,
+    },
     /// The engine refused the graph.
     #[error("the CPU engine cannot prepare this model: {0}")]
     Prepare(String),

@@ -203,6 +203,17 @@ impl From<Tensor> for HostTensor {
     }
 }
 
+/// How many elements a tensor of these extents has, when there is room for them.
+///
+/// # Errors
+/// More elements than can be counted, or than this machine can hold.
+pub(crate) fn room(name: &str, dims: &[usize]) -> Result<usize, RuntimeError> {
+    let count = dims.iter().try_fold(1usize, |n, d| n.checked_mul(*d));
+    // What is reserved but not touched costs nothing.
+    let fits = |n: &usize| Vec::<f64>::new().try_reserve_exact(*n).is_ok();
+    count.filter(fits).ok_or_else(|| RuntimeError::Memory(name.to_string(), dims.to_vec()))
+}
+
 /// tract's name for an element type; bfloat16 is computed as float32.
 pub(crate) fn datum_type(dtype: DType) -> Option<DatumType> {
     Some(match dtype {

@@ -35,6 +35,11 @@ pub fn verify(
     names.dedup();
     // A gradient that is itself an input (a model that is nothing but optimizer) has nothing to compare.
     names.retain(|n| a.graph.value_named(n).is_none_or(|v| !a.graph.value(v).is_input));
+    for (which, model) in [("first", a), ("second", b)] {
+        if let Some(value) = names.iter().find(|n| model.graph.value_named(n).is_none()) {
+            return Err(RuntimeError::Incomparable { which, value: value.clone() });
+        }
+    }
     let options = ProgramOptions { outputs: Some(names.clone()), threads: 1 };
     let (mut left, mut right) = (Program::new(a, &options)?, Program::new(b, &options)?);
     let mut worst = vec![0.0f64; names.len()];
@@ -80,7 +85,7 @@ fn feeds(
             let dims = value.shape().unwrap_or_default();
             let dims: Vec<usize> =
                 dims.iter().map(|d| if let npc_compiler::graph::Dim::Known(n) = d { *n } else { 4 }).collect();
-            let count: usize = dims.iter().product();
+            let count = crate::tensor::room(&value.name, &dims)?;
             let mut uniform = || (f64::from(random.next_u32()) + 0.5) / f64::from(u32::MAX);
             let tensor = match value.dtype().unwrap_or(DType::F32) {
                 DType::I64 => HostTensor::i64(

@@ -1,3 +1,4 @@
+use crate::files::WriteError;
 use std::path::{Path, PathBuf};
 
 /// Why a model could not be loaded; each is one sentence with the place and a way out.
@@ -72,13 +73,8 @@ impl LoadError {
 #[derive(Debug, thiserror::Error)]
 pub enum SaveError {
     /// The file cannot be written.
-    #[error("cannot write {}: {source}; choose another output path", path.display())]
-    Io {
-        /// File.
-        path: PathBuf,
-        /// Cause.
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    Write(#[from] WriteError),
     /// Protobuf's limit.
     #[error("the model takes {0} bytes, more than the 2 GiB one ONNX file may hold; save it with --external-data")]
     TooLarge(u64),

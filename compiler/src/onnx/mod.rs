@@ -9,7 +9,6 @@
 mod attribute_type;
 mod error;
 mod external;
-mod file;
 mod inline;
 mod read;
 mod scan;
@@ -19,6 +18,7 @@ mod write;
 pub use error::{LoadError, SaveError};
 pub use inline::{InlineError, inline_functions};
 
+use crate::files::{Target, WriteError};
 use crate::graph::{Bytes, MappedFile, Model, Tensor};
 use std::path::Path;
 
@@ -120,7 +120,7 @@ fn foreign(bytes: &[u8]) -> Option<&'static str> {
 pub fn to_bytes(model: &Model) -> Result<Vec<u8>, SaveError> {
     let message = limited(write::Writer { sidecar: None }.model(model)?)?;
     let mut out = Vec::with_capacity(message.len() as usize);
-    message.write_to(&mut out).map_err(|source| SaveError::Io { path: "memory".into(), source })?;
+    message.write_to(&mut out).map_err(|source| WriteError { path: "memory".into(), source })?;
     Ok(out)
 }
 
@@ -134,16 +134,19 @@ pub fn save(model: &Model, path: &Path, options: &SaveOptions) -> Result<(), Sav
     let sidecar = options.external_data.then(|| write::Sidecar::new(format!("{name}.data")));
     let mut writer = write::Writer { sidecar };
     let message = limited(writer.model(model)?)?;
-    let mut target = file::Target::new(path)?;
+    let mut target = Target::new(path)?;
     if let Some(sidecar) = &writer.sidecar {
-        let mut data = target.beside(&sidecar.location)?;
+        if target.is_special() {
+            return Err(SaveError::NoSidecar(path.to_path_buf()));
+        }
+        let mut data = Target::new(&path.with_file_name(&sidecar.location))?;
         data.fill(|out| sidecar.write_to(out))?;
         target.fill(|out| message.write_to(out))?;
         data.finish()?;
     } else {
         target.fill(|out| message.write_to(out))?;
     }
-    target.finish()
+    Ok(target.finish()?)
 }
 
 fn limited(message: write::Message) -> Result<write::Message, SaveError> {

@@ -27,6 +27,7 @@ pub use rewrite::{Tensor, Update};
 use crate::analysis;
 use crate::bindings::{self, State};
 use crate::compile::{CompileError, CompileOptions, Compiled, Optimizer};
+use crate::files::WriteError;
 use crate::graph::{DType, Graph, Model, Node, ValueId};
 use crate::neuroplastic::Settings;
 use crate::optimizers::{self, Match, RecogniseOptions, Recognition, Setting};
@@ -83,9 +84,8 @@ impl Compilation {
         if let Some(folder) = &options.dump_passes {
             let path = folder.join(format!("{:02}-{name}.txt", self.report.passes.len()));
             let text = crate::graph::text::print(&self.model);
-            std::fs::create_dir_all(folder)
-                .and_then(|()| std::fs::write(&path, text))
-                .map_err(|source| CompileError::Dump { path, source })?;
+            std::fs::create_dir_all(folder).map_err(|source| WriteError { path: folder.clone(), source })?;
+            crate::files::write(&path, text.as_bytes())?;
         }
         Ok(result)
     }

@@ -65,7 +65,7 @@ pub fn batch_size(bindings: &Bindings) -> Option<usize> {
 /// Elements of one sample of an input; `None` where a symbolic axis other than the batch's leaves it open.
 fn width(input: &BatchInput, bindings: &Bindings) -> Option<usize> {
     let known = |axes: &[Axis]| {
-        axes.iter().map(|a| if let Axis::Known(n) = a { Some(*n) } else { None }).product::<Option<usize>>()
+        axes.iter().try_fold(1usize, |all, a| if let Axis::Known(n) = a { all.checked_mul(*n) } else { None })
     };
     match batch_size(bindings) {
         // An input may hold several rows a sample: the labels of a sequence, say.

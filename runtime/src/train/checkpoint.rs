@@ -3,15 +3,18 @@
 use super::TrainError;
 use super::evaluate::Score;
 use crate::HostTensor;
+use npc_compiler::files::{self, WriteError};
 use npc_compiler::graph::{DType, Tensor};
 use safetensors::tensor::{Dtype, TensorView};
 use safetensors::{SafeTensors, serialize};
 use std::collections::HashMap;
-use std::io::Write;
 use std::path::Path;
 
 /// Name of the checkpoint in a run's folder.
 pub const FILE: &str = "checkpoint.safetensors";
+
+/// The metadata entry with the place in the run: epochs, batches, steps, and the bits of the epoch's sums.
+const PLACE: &str = "npc.place";
 
 /// Epochs, batches, steps, sums.
 pub type Place = (u32, usize, u64, Score);
@@ -19,7 +22,8 @@ pub type Place = (u32, usize, u64, Score);
 /// A checkpoint as read.
 pub struct Saved {
     pub tensors: HashMap<String, HostTensor>,
-    pub place: Place,
+    /// `None` in a file that is no checkpoint of a run.
+    pub place: Option<Place>,
 }
 
 const TYPES: [(DType, Dtype); 7] = [
@@ -34,7 +38,7 @@ const TYPES: [(DType, Dtype); 7] = [
 
 /// Writes a checkpoint.
 pub fn write(path: &Path, tensors: &HashMap<String, HostTensor>, place: Place) -> Result<(), TrainError> {
-    let failed = |why: String| TrainError::Write { path: path.to_path_buf(), why };
+    let failed = |why: String| WriteError { path: path.to_path_buf(), source: std::io::Error::other(why) };
     let mut views = Vec::new();
     for (name, tensor) in tensors {
         let kind = TYPES.iter().find(|(d, _)| *d == tensor.dtype()).map(|(_, k)| *k);
@@ -44,21 +48,13 @@ pub fn write(path: &Path, tensors: &HashMap<String, HostTensor>, place: Place) -
     }
     views.sort_by(|a, b| a.0.cmp(&b.0));
     let (epoch, batch, steps, s) = place;
-    let bits = |x: f64| x.to_bits().to_string();
-    let metadata: HashMap<String, String> = [
-        ("npc.epoch", epoch.to_string()),
-        ("npc.batch", batch.to_string()),
-        ("npc.steps", steps.to_string()),
-        ("npc.score", [s.loss_sum, s.loss_count, s.right, s.judged].map(bits).join(" ")),
-    ]
-    .map(|(k, v)| (k.to_string(), v))
-    .into();
+    let sums = [s.loss_sum, s.loss_count, s.right, s.judged].map(f64::to_bits);
+    let numbers = [u64::from(epoch), batch as u64, steps].into_iter().chain(sums);
+    // One entry: several would stand in the file in another order every time.
+    let place = numbers.map(|n| n.to_string()).collect::<Vec<_>>().join(" ");
+    let metadata = HashMap::from([(PLACE.to_string(), place)]);
     let bytes = serialize(views, Some(metadata)).map_err(|e| failed(e.to_string()))?;
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(|e| failed(e.to_string()))?;
-    file.write_all(&bytes).map_err(|e| failed(e.to_string()))?;
-    file.persist(path).map_err(|e| failed(e.to_string()))?;
-    Ok(())
+    Ok(files::write(path, &bytes)?)
 }
 
 /// Reads a checkpoint, or any safetensors file.
@@ -74,12 +70,14 @@ pub fn read(path: &Path) -> Result<Saved, TrainError> {
         let constant = Tensor::raw(kind, view.shape(), view.data().to_vec());
         tensors.insert(name, HostTensor::from_constant(&constant)?);
     }
-    let entry = |key: &str| header.metadata().as_ref().and_then(|m| m.get(key)).map(String::as_str).unwrap_or_default();
-    let score: Vec<f64> = entry("npc.score").split(' ').filter_map(|x| x.parse().ok().map(f64::from_bits)).collect();
-    let score = match score[..] {
-        [loss_sum, loss_count, right, judged] => Score { loss_sum, loss_count, right, judged },
-        _ => Score::default(),
+    let place = header.metadata().as_ref().and_then(|m| m.get(PLACE)).map_or("", String::as_str);
+    let numbers: Vec<u64> = place.split(' ').filter_map(|n| n.parse().ok()).collect();
+    let place = match numbers[..] {
+        [epoch, batch, steps, loss_sum, loss_count, right, judged] => {
+            let [loss_sum, loss_count, right, judged] = [loss_sum, loss_count, right, judged].map(f64::from_bits);
+            Some((epoch as u32, batch as usize, steps, Score { loss_sum, loss_count, right, judged }))
+        }
+        _ => None,
     };
-    let number = |key: &str| entry(key).parse::<u64>().unwrap_or(0);
-    Ok(Saved { tensors, place: (number("npc.epoch") as u32, number("npc.batch") as usize, number("npc.steps"), score) })
+    Ok(Saved { tensors, place })
 }

@@ -16,7 +16,9 @@ use crate::plan::{PlanError, Precision};
 use engine::NotFinite;
 pub use engine::{Engine, OnDevice};
 use npc_compiler::bindings::{Axis, Bindings};
+use npc_compiler::files::{self, WriteError};
 use npc_compiler::graph::Model;
+use npc_compiler::onnx::SaveError;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use serde::Serialize;
@@ -153,6 +155,9 @@ pub enum TrainError {
         "the learning rate is a constant inside this model, so --lr {0} cannot be used; leave the option out, or train with --optimizer neuroplastic"
     )]
     FixedRate(f64),
+    /// A batch of nothing.
+    #[error("the model was exported with a batch of 0 samples, which trains nothing; export it again")]
+    EmptyBatch,
     /// No batch size anywhere.
     #[error("the model's batch axis is symbolic: give --batch-size")]
     NoBatchSize,
@@ -179,13 +184,11 @@ pub enum TrainError {
         saved: &'static str,
     },
     /// Results cannot be written.
-    #[error("cannot write {}: {why}", path.display())]
-    Write {
-        /// File.
-        path: PathBuf,
-        /// Cause.
-        why: String,
-    },
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// The trained model cannot be written.
+    #[error(transparent)]
+    Save(#[from] SaveError),
     /// A checkpoint or weights file cannot be used.
     #[error("cannot use {}: {why}", path.display())]
     Checkpoint {
@@ -209,6 +212,7 @@ pub fn train(
     let dataset = data::load(&options.data, bindings)?;
     let batch = match (batch_size(bindings), options.batch_size) {
         (Some(model), Some(asked)) if model != asked => return Err(TrainError::BatchSize { model, asked }),
+        (Some(0), _) | (None, Some(0)) => return Err(TrainError::EmptyBatch),
         (Some(n), _) | (None, Some(n)) => n,
         (None, None) => return Err(TrainError::NoBatchSize),
     };
@@ -240,12 +244,12 @@ pub fn train(
     let metrics = options.out.join("metrics.jsonl");
     let writing = |path: &Path| {
         let path = path.to_path_buf();
-        move |e: std::io::Error| TrainError::Write { path: path.clone(), why: e.to_string() }
+        move |source: std::io::Error| WriteError { path: path.clone(), source }
     };
     std::fs::create_dir_all(&options.out).map_err(writing(&options.out))?;
     if options.resume {
         state = State::resume(&options.out, state, bindings)?;
-        keep_lines(&metrics, state.epoch).map_err(writing(&metrics))?;
+        keep_lines(&metrics, state.epoch)?;
     } else {
         std::fs::File::create(&metrics).map_err(writing(&metrics))?;
     }
@@ -309,13 +313,13 @@ pub fn train(
 }
 
 /// Drops the lines of epochs that the checkpoint does not hold: the run ended between writing the one and the other.
-fn keep_lines(metrics: &Path, epochs: u32) -> std::io::Result<()> {
+fn keep_lines(metrics: &Path, epochs: u32) -> Result<(), WriteError> {
     let text = match std::fs::read_to_string(metrics) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        text => text?,
+        text => text.map_err(|source| WriteError { path: metrics.to_path_buf(), source })?,
     };
     let kept: String = text.split_inclusive('\n').take(epochs as usize).collect();
-    if kept == text { Ok(()) } else { std::fs::write(metrics, kept) }
+    if kept == text { Ok(()) } else { files::write(metrics, kept.as_bytes()) }
 }
 
 /// Labels must be classes of the model before the first step: engines do not agree on what happens otherwise.

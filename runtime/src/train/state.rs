@@ -4,6 +4,7 @@ use super::checkpoint;
 use super::evaluate::Score;
 use super::{TrainError, TrainOptions};
 use crate::HostTensor;
+use crate::tensor::room;
 use npc_compiler::analysis::Init;
 use npc_compiler::bindings::Bindings;
 use npc_compiler::graph::{DType, Model, ValueId};
@@ -39,8 +40,9 @@ impl State {
         let constant =
             |name: &str| model.graph.value_named(name).and_then(|v| model.graph.value(v).initializer.as_ref());
         for (index, p) in bindings.parameters.iter().enumerate() {
+            room(&p.name, &p.shape)?;
             let tensor = match (given.get(&p.name), constant(&p.name)) {
-                (Some(tensor), _) if tensor.dims() == p.shape => tensor.clone(),
+                (Some(tensor), _) if tensor.dims() == p.shape => tensor.cast(dtype(&p.dtype))?,
                 (Some(tensor), _) => {
                     let why = format!("'{}' has the shape {:?}, the model wants {:?}", p.name, tensor.dims(), p.shape);
                     return Err(TrainError::Checkpoint { path: options.weights.clone().unwrap_or_default(), why });
@@ -52,6 +54,7 @@ impl State {
             feedback.insert(p.next.clone(), p.name.clone());
         }
         for s in bindings.parameters.iter().flat_map(|p| &p.states).chain(&bindings.state) {
+            room(&s.name, &s.shape)?;
             let tensor = match constant(&s.name) {
                 Some(constant) => HostTensor::from_constant(constant)?,
                 None => HostTensor::zeros(dtype(&s.dtype), &s.shape)?,
@@ -65,19 +68,27 @@ impl State {
     /// Takes up a run where its checkpoint left it.
     pub fn resume(folder: &Path, initial: State, bindings: &Bindings) -> Result<Self, TrainError> {
         let path = folder.join(checkpoint::FILE);
+        if !path.exists() {
+            let why =
+                "there is none, so nothing can be resumed; start without --resume, or name the run's folder with --out";
+            return Err(TrainError::Checkpoint { path, why: why.into() });
+        }
         let saved = checkpoint::read(&path)?;
         let mut state = initial;
         let names = bindings.parameters.iter().flat_map(|p| p.states.iter().map(|s| &s.name).chain([&p.name]));
         for name in names.chain(bindings.state.iter().map(|s| &s.name)) {
-            let Some(tensor) = saved.tensors.get(name) else {
-                return Err(TrainError::Checkpoint {
-                    path,
-                    why: format!("it does not hold '{name}'; it belongs to another model"),
-                });
+            let own = state.tensors.get(name).map(|t| (t.dtype(), t.dims()));
+            let fits = |t: &&HostTensor| own == Some((t.dtype(), t.dims()));
+            let Some(tensor) = saved.tensors.get(name).filter(fits) else {
+                let why = format!("it does not hold '{name}' as this model has it; it belongs to another model");
+                return Err(TrainError::Checkpoint { path, why });
             };
             state.tensors.insert(name.clone(), tensor.clone());
         }
-        (state.epoch, state.batch, state.steps, state.score) = saved.place;
+        let no_place =
+            || "it does not say where its run stood, so it is no checkpoint of npc's; start without --resume";
+        let place = saved.place.ok_or_else(|| TrainError::Checkpoint { path, why: no_place().into() })?;
+        (state.epoch, state.batch, state.steps, state.score) = place;
         Ok(state)
     }
 
@@ -95,8 +106,7 @@ impl State {
             }
         }
         let path = folder.join("model.onnx");
-        npc_compiler::onnx::save(&model, &path, &Default::default())
-            .map_err(|e| TrainError::Write { path, why: e.to_string() })
+        Ok(npc_compiler::onnx::save(&model, &path, &Default::default())?)
     }
 
     /// Moves every tensor out, as feeds of a step.
