@@ -1,11 +1,12 @@
 //! What a pass wants changed, applied in one go.
 
-use super::{Graph, Node, NodeId, ValueId};
+use super::{Graph, Node, NodeId, ValueId, ValueType};
 use rustc_hash::{FxHashMap, FxHashSet};
 
-/// A change to a graph. A patch is legal when every node it adds computes values nobody else provides and reads values
-/// that have a source afterwards, every value it rewires keeps its type and gets a replacement that has a source, and no
-/// node it drops computes a value that is still read (by a node, a sub-graph or as an output) afterwards.
+/// A change to a graph: nodes to add, values to rewire, nodes to drop, inputs and outputs that come and go. A patch is
+/// legal when every node it adds computes values nobody else provides and reads values that have a source afterwards,
+/// every value it rewires keeps its type and gets a replacement that has a source, every new output has one too, and
+/// no node it drops computes a value that is still read (by a node, a sub-graph or as an output) afterwards.
 ///
 /// Checking takes time proportional to the patch and its neighbours, not to the graph; so cycles, which only a walk of the
 /// whole graph shows, are left to [`verify`](super::verify::verify).
@@ -15,6 +16,9 @@ pub struct Patch {
     reads: Vec<(NodeId, usize, ValueId)>,
     rewires: Vec<(ValueId, ValueId)>,
     drops: Vec<NodeId>,
+    inputs: Vec<ValueId>,
+    outputs: Vec<ValueId>,
+    withdrawn: FxHashSet<ValueId>,
 }
 
 /// A patch that would break the graph.
@@ -52,6 +56,32 @@ impl Patch {
         self
     }
 
+    /// Adds a node and makes one value per name in `outputs` for its results; returns those values.
+    pub fn compute<const N: usize>(&mut self, graph: &mut Graph, node: Node, outputs: [&str; N]) -> [ValueId; N] {
+        let values = outputs.map(|name| graph.add_value(name, None));
+        self.add(Node { outputs: values.iter().copied().map(Some).collect(), ..node });
+        values
+    }
+
+    /// Adds a graph input behind those that are there, and makes its value.
+    pub fn input(&mut self, graph: &mut Graph, name: &str, ty: ValueType) -> ValueId {
+        let value = graph.add_value(name, Some(ty));
+        self.inputs.push(value);
+        value
+    }
+
+    /// Makes a value a graph output, behind those that are there.
+    pub fn output(&mut self, value: ValueId) -> &mut Self {
+        self.outputs.push(value);
+        self
+    }
+
+    /// Takes a value off the graph's outputs, before anything is rewired; one that is no output is left as it is.
+    pub fn withdraw(&mut self, value: ValueId) -> &mut Self {
+        self.withdrawn.insert(value);
+        self
+    }
+
     /// Makes every reader of `old`, graph outputs included, read `new`. Nodes this patch adds are not touched.
     pub fn rewire(&mut self, old: ValueId, new: ValueId) -> &mut Self {
         self.rewires.push((old, new));
@@ -86,11 +116,16 @@ impl Patch {
             }
         }
         self.check_links(graph)?;
+        graph.outputs.retain(|v| !self.withdrawn.contains(v));
         graph.replace_all_uses(&self.final_replacements());
         for id in self.drops {
             // The second time a node is dropped there is nothing left to do.
             graph.remove_node(id);
         }
+        for input in self.inputs {
+            graph.make_input(input);
+        }
+        graph.outputs.extend(self.outputs);
         for node in self.nodes {
             graph.add_node(node);
         }
@@ -147,7 +182,14 @@ impl Patch {
                 return Err(PatchError::Provided(name(*value)));
             }
         }
-        let sourced = |v: ValueId| added.contains(&v) || stays(v);
+        let inputs: FxHashSet<ValueId> = self.inputs.iter().copied().collect();
+        // An initializer is an input's default.
+        let provided =
+            |v: &&ValueId| added.contains(v) || graph.value(**v).is_input || graph.value(**v).producer.is_some();
+        if let Some(value) = inputs.iter().find(provided) {
+            return Err(PatchError::Provided(name(*value)));
+        }
+        let sourced = |v: ValueId| added.contains(&v) || inputs.contains(&v) || stays(v);
         let reads = self.nodes.iter().flat_map(|n| n.inputs.iter().flatten().chain(&n.captures)).copied();
         let reads = reads.chain(self.reads.iter().map(|(_, _, new)| *new));
         let replacements = self.final_replacements();
@@ -155,12 +197,13 @@ impl Patch {
             return Err(PatchError::Circular(name(*old.0)));
         }
         let targets = replacements.values().copied();
-        if let Some(value) = reads.chain(targets).find(|v| !sourced(*v)) {
+        if let Some(value) = reads.chain(targets).chain(self.outputs.iter().copied()).find(|v| !sourced(*v)) {
             return Err(PatchError::Unsourced(name(value)));
         }
         let dropped = drops.iter().flat_map(|id| graph.node(*id).outputs.iter().flatten()).copied();
         let gone: FxHashSet<ValueId> = dropped.filter(|v| !added.contains(v)).collect();
-        let exported = graph.outputs.iter().find(|v| gone.contains(v) && !rewired.contains_key(v));
+        let leaves = |v: &&ValueId| gone.contains(v) && !rewired.contains_key(v) && !self.withdrawn.contains(v);
+        let exported = graph.outputs.iter().find(leaves);
         let read = |v: ValueId| {
             let survives = |id: &NodeId| !drops.contains(id);
             let captured = |id: &NodeId| graph.node(*id).captures.contains(&v);
@@ -175,7 +218,7 @@ impl Patch {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{DType, ValueType};
+    use super::super::DType;
     use super::*;
 
     fn chain() -> (Graph, ValueId, ValueId, ValueId) {
@@ -210,6 +253,26 @@ mod tests {
         assert_eq!(g.node(relu).inputs, [Some(abs), Some(a)]);
         assert_eq!(g.value(a).consumers, [relu]);
         assert_eq!(g.order().unwrap().len(), 3);
+    }
+
+    #[test]
+    fn inputs_and_outputs_come_and_go() {
+        let (mut g, x, a, b) = chain();
+        let mut patch = Patch::default();
+        let y = patch.input(&mut g, "y", ValueType::tensor(DType::F32, &[2]));
+        let [sum] = patch.compute(&mut g, Node::new("Add", [a, y]), ["sum"]);
+        patch.withdraw(b).output(sum).output(y).drop(g.producer(b).unwrap().0);
+        patch.apply(&mut g).unwrap();
+        assert_eq!((&g.inputs[..], &g.outputs[..]), (&[x, y][..], &[sum, y][..]));
+        assert_eq!(g.order().unwrap().len(), 2);
+        // An output nobody computes, an input that is one already.
+        let before = g.clone();
+        let mut patch = Patch::default();
+        patch.output(b);
+        assert_eq!(patch.apply(&mut g), Err(PatchError::Unsourced("b".into())));
+        let patch = Patch { inputs: vec![sum], ..Patch::default() };
+        assert_eq!(patch.apply(&mut g), Err(PatchError::Provided("sum".into())));
+        assert_eq!(g, before);
     }
 
     #[test]

@@ -23,8 +23,10 @@ impl Compilation {
             (ControllerMode::Layerwise, group) => Some(group),
         };
         let graph = &mut self.model.graph;
+        let mut patch = Patch::default();
+        let mut made: Vec<(usize, ValueId)> = Vec::new();
         let mut signals: FxHashMap<Group, Vec<ValueId>> = FxHashMap::default();
-        for (index, update) in self.updates.iter_mut().enumerate() {
+        for (index, update) in self.updates.iter().enumerate() {
             let Some(group) = scope(index) else { continue };
             let traces = update.states.iter().take(3).map(|(_, value, _)| *value);
             let mut node =
@@ -32,9 +34,9 @@ impl Compilation {
             node.attributes.clone_from(&graph.node(update.node).attributes);
             let stem = graph.name_of(update.theta).to_string();
             node.name = format!("{SIGNAL}.{stem}");
-            let [signal] = graph.add(node, [format!("{stem}.signal").as_str()]);
+            let [signal] = patch.compute(graph, node, [format!("{stem}.signal").as_str()]);
             graph.value_mut(signal).ty = Some(ValueType::tensor(DType::F32, &[]));
-            update.signal = graph.producer(signal).map(|(id, _)| id);
+            made.push((index, signal));
             signals.entry(group).or_default().push(signal);
         }
         let constant = |graph: &mut crate::graph::Graph, name: &str, x: f64| {
@@ -44,7 +46,6 @@ impl Compilation {
         let alpha = constant(graph, "controller.alpha", settings.controller_alpha);
         let low = constant(graph, "controller.low", settings.controller_low);
         let high = constant(graph, "controller.high", settings.controller_high);
-        let mut patch = Patch::default();
         let mut multipliers: FxHashMap<Group, ValueId> = FxHashMap::default();
         for (index, update) in self.updates.iter().enumerate() {
             let multiplier = match scope(index) {
@@ -52,16 +53,23 @@ impl Compilation {
                 Some(group) => *multipliers.entry(group).or_insert_with(|| {
                     let parts = &signals[&group];
                     let share = constant(graph, "controller.share", 1.0 / parts.len() as f64);
-                    let [sum] = graph.add(Node::new("Sum", parts.iter().copied()), ["controller.sum"]);
-                    let [mean] = graph.add(Node::new("Mul", [sum, share]), ["controller.mean"]);
-                    let [gain] = graph.add(Node::new("Mul", [alpha, mean]), ["controller.gain"]);
-                    let [raw] = graph.add(Node::new("Add", [one, gain]), ["controller.raw"]);
-                    let [raised] = graph.add(Node::new("Max", [raw, low]), ["controller.raised"]);
-                    graph.add(Node::new("Min", [raised, high]), ["controller.multiplier"])[0]
+                    let mut op = |op: &str, inputs: &[ValueId], name: &str| {
+                        patch.compute(graph, Node::new(op, inputs.iter().copied()), [name])[0]
+                    };
+                    let sum = op("Sum", parts, "controller.sum");
+                    let mean = op("Mul", &[sum, share], "controller.mean");
+                    let gain = op("Mul", &[alpha, mean], "controller.gain");
+                    let raw = op("Add", &[one, gain], "controller.raw");
+                    let raised = op("Max", &[raw, low], "controller.raised");
+                    op("Min", &[raised, high], "controller.multiplier")
                 }),
             };
             patch.read(update.node, graph.node(update.node).inputs.len(), multiplier);
         }
-        Ok(patch.apply(graph)?)
+        patch.apply(graph)?;
+        for (index, signal) in made {
+            self.updates[index].signal = graph.producer(signal).map(|(id, _)| id);
+        }
+        Ok(())
     }
 }

@@ -36,8 +36,9 @@ pub fn restore(c: &mut Compilation, found: &Recognition, options: &CompileOption
         let Some(tensor) = Tensor::scalar(dtype, eps) else { continue };
         let epsilon = *constants.entry(dtype).or_insert_with(|| graph.add_initializer("epsilon", tensor));
         let ty = graph.value(value).ty.clone();
-        let raised = graph.add_value(&format!("{}.with_epsilon", graph.name_of(value)), ty);
-        patch.add(Node { outputs: vec![Some(raised)], ..Node::new("Add", [value, epsilon]) });
+        let name = format!("{}.with_epsilon", graph.name_of(value));
+        let [raised] = patch.compute(graph, Node::new("Add", [value, epsilon]), [&name]);
+        graph.value_mut(raised).ty = ty;
         patch.read(node, slot, raised);
     }
     patch.apply(graph)?;

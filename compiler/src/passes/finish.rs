@@ -5,13 +5,15 @@ use crate::analysis::{self, LabelKind};
 use crate::bindings::{self, BatchInput, Bindings, Outputs, Parameter, RateInput, StepInput};
 use crate::compile::{CompileError, CompileOptions, Compiled, Emit, Optimizer};
 use crate::emit;
+use crate::graph::patch::Patch;
 use crate::graph::{DType, ValueId, ValueType};
 use crate::neuroplastic::Settings;
 use crate::optimizers::StateRole;
 use rustc_hash::FxHashSet;
 
 impl Compilation {
-    pub(super) fn expose_logits(&mut self) {
+    pub(super) fn expose_logits(&mut self) -> Result<(), CompileError> {
+        let mut patch = Patch::default();
         if let Some(task) = self.task
             && !self.model.graph.outputs.contains(&task.logits)
         {
@@ -20,13 +22,14 @@ impl Compilation {
                 // The checker wants every output typed; the rank is unknown here.
                 graph.value_mut(task.logits).ty = Some(ValueType::Tensor { dtype: DType::F32, shape: None });
             }
-            graph.outputs.push(task.logits);
+            patch.output(task.logits);
         }
+        Ok(patch.apply(&mut self.model.graph)?)
     }
 
     /// Drops nodes, constants and inputs that no output needs any more. What belonged to the replaced optimizers but is
     /// still read by something else (a logged moment, a schedule's counter) stays, fed back as before.
-    pub(super) fn clean(&mut self) {
+    pub(super) fn clean(&mut self) -> Result<(), CompileError> {
         let graph = &mut self.model.graph;
         let mut open = std::mem::take(&mut self.retired);
         loop {
@@ -36,7 +39,11 @@ impl Compilation {
             if read.is_empty() {
                 break;
             }
-            graph.outputs.extend(read.iter().map(|(_, next)| *next));
+            let mut patch = Patch::default();
+            for (_, next) in &read {
+                patch.output(*next);
+            }
+            patch.apply(graph)?;
             self.carried.extend(read);
             open = idle;
         }
@@ -50,6 +57,7 @@ impl Compilation {
             .collect();
         graph.remove_inputs(&dangling);
         self.carried.retain(|(value, _)| graph.value(*value).is_input);
+        Ok(())
     }
 
     pub(super) fn name(&mut self) {

@@ -102,13 +102,12 @@ pub fn run(model: Model, options: &CompileOptions) -> Result<Compiled, CompileEr
     let found = c.pass("recognise", options, |c| recognise(c, options))?;
     let settings = match options.optimizer {
         Optimizer::NeuroPlastic => {
-            let tensors = translate::tensors(&mut c, &found, options)?;
-            let settings = tensors[0].settings.clone();
-            c.pass("rewrite", options, |c| {
-                c.retire_counters(&found);
+            let settings = c.pass("rewrite", options, |c| {
+                let tensors = translate::tensors(c, &found, options)?;
+                c.retire_counters(&found)?;
                 c.insert(&tensors)?;
-                c.retire(&found);
-                Ok(())
+                c.retire(&found)?;
+                Ok(tensors[0].settings.clone())
             })?;
             c.pass("controller", options, |c| c.control(&settings))?;
             settings
@@ -120,14 +119,8 @@ pub fn run(model: Model, options: &CompileOptions) -> Result<Compiled, CompileEr
             Settings { lr: rate.map_or(1e-3, |m| m.learning_rate.scale), ..Settings::default() }
         }
     };
-    c.pass("outputs", options, |c| {
-        c.expose_logits();
-        Ok(())
-    })?;
-    c.pass("clean", options, |c| {
-        c.clean();
-        Ok(())
-    })?;
+    c.pass("outputs", options, Compilation::expose_logits)?;
+    c.pass("clean", options, Compilation::clean)?;
     c.pass("names", options, |c| {
         c.name();
         Ok(())

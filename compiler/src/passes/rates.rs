@@ -1,6 +1,7 @@
 //! The learning rate of each update as a float32 scalar of the graph.
 
 use super::translate::Translated;
+use crate::graph::patch::Patch;
 use crate::graph::{DType, Graph, Node, Tensor, ValueId, ValueType};
 use crate::optimizers::Rate;
 use rustc_hash::FxHashMap;
@@ -19,12 +20,13 @@ pub struct Rates {
 
 impl Rates {
     /// The value of a found learning rate. A rate that was folded into constants becomes the input `learning_rate`.
-    pub fn value(&mut self, graph: &mut Graph, found: Rate, translated: &Translated) -> ValueId {
+    /// What this takes is added to `patch`.
+    pub fn value(&mut self, graph: &mut Graph, patch: &mut Patch, found: Rate, translated: &Translated) -> ValueId {
         let (value, scale) = match found.value {
-            Some(value) => (self.scalar(graph, value), found.scale * translated.rate_factor),
+            Some(value) => (self.scalar(graph, patch, value), found.scale * translated.rate_factor),
             None => {
                 let (value, first) = *self.folded.get_or_insert_with(|| {
-                    let value = graph.add_input("learning_rate", ValueType::tensor(DType::F32, &[]));
+                    let value = patch.input(graph, "learning_rate", ValueType::tensor(DType::F32, &[]));
                     let rate = translated.settings.lr * translated.rate_factor;
                     graph.value_mut(value).initializer = Some(Tensor::f32([], &[rate as f32]));
                     (value, found.scale * translated.rate_factor)
@@ -42,14 +44,14 @@ impl Rates {
         }
         *self.scaled.entry((value, scale.to_bits())).or_insert_with(|| {
             let factor = graph.add_initializer("learning_rate.scale", Tensor::f32([], &[scale as f32]));
-            let [product] = graph.add(Node::new("Mul", [value, factor]), ["learning_rate.scaled"]);
+            let [product] = patch.compute(graph, Node::new("Mul", [value, factor]), ["learning_rate.scaled"]);
             graph.value_mut(product).ty = Some(ValueType::tensor(DType::F32, &[]));
             product
         })
     }
 
     /// A learning rate of another float type or of shape [1] as the operator takes it.
-    fn scalar(&mut self, graph: &mut Graph, value: ValueId) -> ValueId {
+    fn scalar(&mut self, graph: &mut Graph, patch: &mut Patch, value: ValueId) -> ValueId {
         let wide = graph.value(value).dtype().is_some_and(|d| d != DType::F32);
         let ranked = graph.value(value).shape().is_some_and(|s| !s.is_empty());
         if !wide && !ranked {
@@ -59,11 +61,11 @@ impl Rates {
             let mut at = value;
             if wide {
                 let cast = Node::new("Cast", [at]).with("to", i64::from(DType::F32.0));
-                [at] = graph.add(cast, ["learning_rate.f32"]);
+                [at] = patch.compute(graph, cast, ["learning_rate.f32"]);
             }
             if ranked {
                 let shape = graph.add_initializer("learning_rate.shape", Tensor::i64([0], &[]));
-                [at] = graph.add(Node::new("Reshape", [at, shape]), ["learning_rate.scalar"]);
+                [at] = patch.compute(graph, Node::new("Reshape", [at, shape]), ["learning_rate.scalar"]);
             }
             graph.value_mut(at).ty = Some(ValueType::tensor(DType::F32, &[]));
             at

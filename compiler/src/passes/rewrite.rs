@@ -6,7 +6,6 @@ use crate::graph::patch::Patch;
 use crate::graph::{AttributeValue, DType, Graph, Node, NodeId, ValueId, ValueType};
 use crate::neuroplastic::{self, DOMAIN, OP, Settings, State, states};
 use crate::optimizers::Recognition;
-use rustc_hash::FxHashSet;
 
 /// A parameter to be updated.
 pub struct Tensor {
@@ -57,55 +56,65 @@ impl Compilation {
     pub fn insert(&mut self, tensors: &[Tensor]) -> Result<(), CompileError> {
         let Some(first) = tensors.first() else { return Ok(()) };
         let graph = &mut self.model.graph;
-        let gates = graph.add_input("npc.gates", ValueType::tensor(DType::F32, &[3]));
-        let step = graph.add_input("npc.step", ValueType::tensor(DType::I64, &[]));
+        let mut patch = Patch::default();
+        let gates = patch.input(graph, "npc.gates", ValueType::tensor(DType::F32, &[3]));
+        let step = patch.input(graph, "npc.step", ValueType::tensor(DType::I64, &[]));
         let shared = Shared { step, gates, rate: first.rate };
         self.shared = Some(shared);
-        let mut patch = Patch::default();
         for (index, tensor) in tensors.iter().enumerate() {
             let gradient = typed_gradient(graph, tensor, &mut patch);
-            let (node, update) = update(graph, tensor, gradient, shared, (index, tensors.len()));
-            if let Some(old) = tensor.replaces {
-                patch.rewire(old, update.next);
+            let update = update(graph, tensor, gradient, shared, (index, tensors.len()), &mut patch);
+            match tensor.replaces {
+                Some(old) => patch.rewire(old, update.next),
+                None => patch.output(update.next),
+            };
+            for (_, _, next) in &update.states {
+                patch.output(*next);
             }
-            patch.add(node);
             self.updates.push(update);
         }
         patch.apply(graph)?;
-        for (update, tensor) in self.updates.iter_mut().zip(tensors) {
+        for update in &mut self.updates {
             if let Some((id, _)) = graph.producer(update.next) {
                 update.node = id;
             }
-            if tensor.replaces.is_none() {
-                graph.outputs.push(update.next);
-            }
-            graph.outputs.extend(update.states.iter().map(|(_, _, next)| *next));
         }
         Ok(())
     }
 
     /// Sets aside the counters that the optimizers to be replaced depend on; [`Compilation::clean`] brings back those
     /// that something else still reads.
-    pub fn retire_counters(&mut self, found: &Recognition) {
-        let graph = &mut self.model.graph;
+    ///
+    /// # Errors
+    /// A change the graph refuses.
+    pub fn retire_counters(&mut self, found: &Recognition) -> Result<(), CompileError> {
+        let graph = &self.model.graph;
         let updates: Vec<ValueId> = found.matches.iter().map(|m| m.next).collect();
         let live = graph.ancestors(&updates);
         let counts = |(value, _): &(ValueId, ValueId)| graph.value(*value).consumers.iter().any(|n| live.contains(n));
         self.retired = self.carried.extract_if(.., |pair| counts(pair)).collect();
-        let gone: FxHashSet<ValueId> = self.retired.iter().map(|(_, next)| *next).collect();
-        graph.outputs.retain(|v| !gone.contains(v));
+        self.withdraw_retired()
+    }
+
+    fn withdraw_retired(&mut self) -> Result<(), CompileError> {
+        let mut patch = Patch::default();
+        for (_, next) in &self.retired {
+            patch.withdraw(*next);
+        }
+        Ok(patch.apply(&mut self.model.graph)?)
     }
 
     /// Takes the replaced optimizers' states off the graph's outputs and reports what each update became.
-    pub fn retire(&mut self, found: &Recognition) {
-        let graph = &mut self.model.graph;
+    ///
+    /// # Errors
+    /// A change the graph refuses.
+    pub fn retire(&mut self, found: &Recognition) -> Result<(), CompileError> {
         self.retired.extend(found.matches.iter().flat_map(|m| &m.states).map(|s| (s.value, s.next)));
-        let gone: FxHashSet<ValueId> = self.retired.iter().map(|(_, next)| *next).collect();
-        graph.outputs.retain(|v| !gone.contains(v));
         for (update, parameter) in self.updates.iter().zip(&mut self.report.parameters) {
-            let attributes = &graph.node(update.node).attributes;
+            let attributes = &self.model.graph.node(update.node).attributes;
             parameter.became.settings = attributes.iter().map(|a| (a.name.clone(), attribute_json(&a.value))).collect();
         }
+        self.withdraw_retired()
     }
 }
 
@@ -117,20 +126,20 @@ fn typed_gradient(graph: &mut Graph, tensor: &Tensor, patch: &mut Patch) -> Valu
     };
     let dims = graph.value(tensor.theta).dims().unwrap_or_default();
     let name = format!("{}.cast", graph.name_of(tensor.gradient));
-    let cast = graph.add_value(&name, Some(ValueType::tensor(to, &dims)));
-    let node = Node::new("Cast", [tensor.gradient]).with("to", i64::from(to.0));
-    patch.add(Node { outputs: vec![Some(cast)], ..node });
+    let [cast] = patch.compute(graph, Node::new("Cast", [tensor.gradient]).with("to", i64::from(to.0)), [&name]);
+    graph.value_mut(cast).ty = Some(ValueType::tensor(to, &dims));
     cast
 }
 
-/// The node that updates `tensor`, and its surroundings; the node's id is settled when the patch is applied.
+/// Adds the node that updates `tensor` to the patch; the node's id is settled when the patch is applied.
 fn update(
     graph: &mut Graph,
     tensor: &Tensor,
     gradient: ValueId,
     shared: Shared,
     (index, count): (usize, usize),
-) -> (Node, Update) {
+    patch: &mut Patch,
+) -> Update {
     let ty = graph.value(tensor.theta).ty.clone();
     let dims = graph.value(tensor.theta).dims().unwrap_or_default();
     let stem = graph.name_of(tensor.theta).to_string();
@@ -148,7 +157,7 @@ fn update(
         .iter()
         .map(|state| {
             let name = format!("npc.{stem}.{}", state.name());
-            let value = graph.add_input(&name, state_type.clone());
+            let value = patch.input(graph, &name, state_type.clone());
             (*state, value, graph.add_value(&format!("{name}.next"), Some(state_type.clone())))
         })
         .collect();
@@ -157,7 +166,8 @@ fn update(
     node.inputs.extend(kept.iter().map(|(_, value, _)| Some(*value)));
     node.outputs = std::iter::once(next).chain(kept.iter().map(|(_, _, next)| *next)).map(Some).collect();
     node.attributes = neuroplastic::node_attributes(&tensor.settings, index, count, dims.len());
-    let update = Update {
+    patch.add(node);
+    Update {
         theta: tensor.theta,
         gradient,
         next,
@@ -165,8 +175,7 @@ fn update(
         signal: None,
         states: kept,
         settings: tensor.settings.clone(),
-    };
-    (node, update)
+    }
 }
 
 fn attribute_json(value: &AttributeValue) -> serde_json::Value {

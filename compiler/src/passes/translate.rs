@@ -4,6 +4,7 @@ use super::Compilation;
 use super::rates::Rates;
 use super::rewrite::Tensor;
 use crate::compile::{Base, CompileError, CompileOptions, Preset};
+use crate::graph::patch::Patch;
 use crate::graph::{self, Graph};
 use crate::neuroplastic::{HybridBase, Settings};
 use crate::optimizers::{Kind, Match, Recognition, Setting};
@@ -16,7 +17,7 @@ const NO_DECAY: f64 = 1e-12;
 /// One NeuroPlastic update for every match, with its learning rate wired and its settings resolved.
 ///
 /// # Errors
-/// Settings out of range.
+/// Settings out of range, a change the graph refuses.
 pub fn tensors(
     c: &mut Compilation,
     found: &Recognition,
@@ -25,9 +26,10 @@ pub fn tensors(
     let mut notes = Notes::default();
     let mut rates = Rates::default();
     let mut result = Vec::new();
+    let mut patch = Patch::default();
     for m in &found.matches {
         let translated = translate(&c.model.graph, m, options, &mut notes)?;
-        let rate = rates.value(&mut c.model.graph, m.learning_rate, &translated);
+        let rate = rates.value(&mut c.model.graph, &mut patch, m.learning_rate, &translated);
         result.push(Tensor {
             theta: m.parameter,
             gradient: m.gradient,
@@ -36,6 +38,7 @@ pub fn tensors(
             settings: translated.settings,
         });
     }
+    patch.apply(&mut c.model.graph)?;
     if let Some(first) = result.first().filter(|_| chooses_rate(options)) {
         c.default_rate = rates.start_with(&mut c.model.graph, first.settings.lr);
     }
