@@ -45,6 +45,16 @@ pub enum VerifyError {
         /// Element type of the second input.
         second: DType,
     },
+    /// An elementwise operator whose inputs do not fit each other, or whose result is declared with another shape.
+    #[error("node '{node}' ({op}) {what}; export the model again")]
+    Shape {
+        /// Node.
+        node: String,
+        /// Operator.
+        op: String,
+        /// What does not fit.
+        what: String,
+    },
     /// A tensor whose data does not fit its shape.
     #[error("the tensor '{0}' does not have the data its shape asks for")]
     Tensor(String),
@@ -52,7 +62,8 @@ pub enum VerifyError {
 
 /// Verifies a model: its graph, all sub-graphs, the bodies of its functions and its training graphs. Each must be acyclic,
 /// have exactly one source for every value that is read or given out, initializers that fit their shapes, and, for
-/// the common operators, as many inputs as the operator takes, of agreeing element types.
+/// the common operators, as many inputs as the operator takes, of agreeing element types, and for elementwise ones,
+/// shapes that agree as far as they are known.
 ///
 /// # Errors
 /// The first violation.
@@ -139,8 +150,34 @@ fn operator(g: &Graph, node: &Node, name: &impl Fn(&Node) -> String) -> Result<(
         (Some(first), Some(second)) if same && first != second => {
             Err(VerifyError::DType { node: name(node), op: node.op_type.clone(), first, second })
         }
-        _ => Ok(()),
+        _ => shapes(g, node).map_err(|what| VerifyError::Shape { node: name(node), op: node.op_type.clone(), what }),
     }
+}
+
+/// Checks an elementwise operator whose shapes are all made of numbers.
+fn shapes(g: &Graph, node: &Node) -> Result<(), String> {
+    let elementwise = "Add Sub Mul Div Pow Abs Exp Log Neg Relu Sigmoid Sqrt Tanh Sign Reciprocal Identity";
+    let known = node.inputs.iter().flatten().all(|v| g.value(*v).has_dims());
+    let Some(result) = node.output(0).filter(|v| known && g.value(*v).has_dims()) else { return Ok(()) };
+    if !elementwise.split(' ').any(|op| op == node.op_type) {
+        return Ok(());
+    }
+    let inputs: Vec<Vec<usize>> = node.inputs.iter().flatten().filter_map(|v| g.value(*v).dims()).collect();
+    let mut shape = vec![1; inputs.iter().map(Vec::len).max().unwrap_or(0)];
+    for dims in &inputs {
+        for (all, one) in shape.iter_mut().rev().zip(dims.iter().rev()) {
+            match (*all, *one) {
+                (1, n) => *all = n,
+                (n, m) if m == n || m == 1 => {}
+                _ => return Err(format!("reads shapes that do not fit each other: {inputs:?}")),
+            }
+        }
+    }
+    let declared = g.value(result).dims().unwrap_or_default();
+    if declared == shape {
+        return Ok(());
+    }
+    Err(format!("computes the shape {shape:?}, but its result '{}' is declared as {declared:?}", g.name_of(result)))
 }
 
 fn attributes(g: &Graph, node: &Node, name: &impl Fn(&Node) -> String) -> Result<(), VerifyError> {
@@ -258,6 +295,26 @@ mod tests {
             g.add(Node::new("Add", [x]).in_domain("elsewhere"), ["y"]);
         });
         assert_eq!(foreign, Ok(()));
+    }
+
+    #[test]
+    fn elementwise_results_have_the_shape_of_their_operands() {
+        let add = |a: &[usize], b: &[usize], result: &[usize]| {
+            model(|g| {
+                let a = g.add_input("a", ValueType::tensor(DType::F32, a));
+                let b = g.add_input("b", ValueType::tensor(DType::F32, b));
+                let [y] = g.add(Node::new("Add", [a, b]), ["y"]);
+                g.value_mut(y).ty = Some(ValueType::tensor(DType::F32, result));
+            })
+        };
+        assert_eq!(add(&[4, 1, 3], &[2, 3], &[4, 2, 3]), Ok(()));
+        assert_eq!(add(&[], &[0, 3], &[0, 3]), Ok(()));
+        let declared = add(&[4], &[4], &[5]).unwrap_err();
+        assert!(
+            declared.contains("'y' (Add) computes the shape [4], but its result 'y' is declared as [5]"),
+            "{declared}"
+        );
+        assert!(add(&[4], &[3], &[4]).unwrap_err().contains("do not fit each other: [[4], [3]]"));
     }
 
     #[test]
