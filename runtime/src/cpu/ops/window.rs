@@ -188,6 +188,11 @@ impl Window {
         }
     }
 
+    /// Strides and dilations of every axis.
+    fn steps(&self, rank: usize) -> (TVec<usize>, TVec<usize>) {
+        (0..rank).map(|axis| (self.stride(axis), self.dilation(axis))).unzip()
+    }
+
     /// The kernels' description of this window; `before` are the pads in front.
     pub fn geometry(
         &self,
@@ -196,8 +201,7 @@ impl Window {
         kernel: &[usize],
         before: &[isize],
     ) -> TractResult<Geometry> {
-        let strides: TVec<usize> = (0..input.len()).map(|axis| self.stride(axis)).collect();
-        let dilations: TVec<usize> = (0..input.len()).map(|axis| self.dilation(axis)).collect();
+        let (strides, dilations) = self.steps(input.len());
         Ok(Geometry::new(input, output, kernel, &strides, &dilations, before)?)
     }
 
@@ -210,8 +214,7 @@ impl Window {
         kernel: &[usize],
         before: &[isize],
     ) -> TractResult<Geometry> {
-        let strides: TVec<usize> = (0..input.len()).map(|axis| self.stride(axis)).collect();
-        let dilations: TVec<usize> = (0..input.len()).map(|axis| self.dilation(axis)).collect();
+        let (strides, dilations) = self.steps(input.len());
         Ok(Geometry::new(input, kernel, output, &dilations, &strides, before)?)
     }
 }
