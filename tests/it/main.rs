@@ -1,7 +1,13 @@
 //! The command as people use it: one binary, a module a topic.
 
+mod bad_data;
 mod bad_input;
+mod bad_models;
+mod bad_outputs;
+mod commands;
 mod devices;
+mod interrupt;
+mod opsets;
 mod readme;
 mod snapshots;
 mod training;
