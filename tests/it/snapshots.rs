@@ -32,6 +32,13 @@ fn rewritten_pytorch_steps() {
 }
 
 #[test]
+fn rewritten_jax_steps() {
+    for file in ["mlp_optax_sgd", "mlp_optax_momentum", "mlp_optax_adam"] {
+        snapshot_in("jax-train-step", file, "neuroplastic", &CompileOptions::default());
+    }
+}
+
+#[test]
 fn rewritten_convolutional_step() {
     snapshot_in("cnn-train-step", "cnn_adamw", "neuroplastic", &CompileOptions::default());
 }

@@ -53,6 +53,45 @@ fn a_convolutional_network_learns_real_images() {
     assert!(accuracy > 0.68, "{accuracy}");
 }
 
+/// The licence as a byte text, from an archive whose arrays are named like the model's inputs.
+#[test]
+fn a_transformer_learns_a_text() {
+    const LENGTH: usize = 32;
+    let bytes = std::fs::read(crate::root().join("LICENSE-APACHE")).unwrap();
+    let tokens: Vec<i64> = bytes.iter().map(|b| i64::from(b.saturating_sub(32).min(95))).collect();
+    let mut counts = [0.0f64; 96];
+    tokens.iter().for_each(|t| counts[*t as usize] += 1.0);
+    let share = |count: &f64| count / tokens.len() as f64;
+    let entropy: f64 = -counts.iter().map(share).filter(|p| *p > 0.0).map(|p| p * p.ln()).sum::<f64>();
+    let starts: Vec<usize> = (0..tokens.len() - LENGTH).step_by(6).collect();
+    let rows = |from: usize| -> ndarray::Array2<i64> {
+        ndarray::Array2::from_shape_fn((starts.len(), LENGTH), |(row, i)| tokens[starts[row] + i + from])
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let (data, out) = (folder.path().join("tokens.npz"), folder.path().join("run"));
+    let mut archive = ndarray_npy::NpzWriter::new(std::fs::File::create(&data).unwrap());
+    archive.add_array("x", &rows(0)).unwrap();
+    archive.add_array("y", &rows(1)).unwrap();
+    archive.finish().unwrap();
+    let step = model("pytorch-train-step/transformer_adamw.onnx");
+    stdout(&npc([
+        "train",
+        text(&step),
+        "--data",
+        text(&data),
+        "--lr",
+        "0.002",
+        "--epochs",
+        "1",
+        "--seed",
+        "1",
+        "--out",
+        text(&out),
+    ]));
+    let loss = last(&out)["test_loss"].as_f64().unwrap();
+    assert!(entropy > 2.5 && loss < entropy, "loss {loss}, unigram entropy {entropy}");
+}
+
 #[test]
 fn a_resumed_run_ends_like_an_uninterrupted_one() {
     let folder = tempfile::tempdir().unwrap();
