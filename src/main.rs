@@ -37,8 +37,8 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    problem::report_panics();
-    std::panic::catch_unwind(run).unwrap_or(ExitCode::from(problem::BUG))
+    problem::keep_panics();
+    std::panic::catch_unwind(run).unwrap_or_else(|_| problem::report_panic())
 }
 
 fn run() -> ExitCode {

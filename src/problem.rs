@@ -5,6 +5,7 @@ use std::fmt::Display;
 use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
 
 /// What went wrong, where, and what can be done.
 #[derive(Debug, thiserror::Error, Diagnostic)]
@@ -47,21 +48,32 @@ impl Problem {
 }
 
 /// Exit code after a bug of npc's own, the one Rust's panics have.
-pub const BUG: u8 = 101;
+const BUG: u8 = 101;
 
-/// Makes a panic, wherever it happens, one sentence; with `RUST_BACKTRACE` set, the way it came by too.
-pub fn report_panics() {
+/// The last panic: one that somebody catches and makes an error of is not worth a sentence of its own.
+static PANIC: Mutex<Option<String>> = Mutex::new(None);
+
+/// Keeps what a panic says, wherever it happens, as one sentence; with `RUST_BACKTRACE` set, the way it came by too.
+pub fn keep_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let what = panic.payload_as_str().unwrap_or("for a reason it does not give").replace('\n', " ");
         let place = panic.location().map_or_else(String::new, |l| format!(" at {}:{}", l.file(), l.line()));
-        say(&format!(
+        let mut text = format!(
             "error: npc failed inside itself{place}: {what}; no file is left half written: please report this with the command and the model"
-        ));
+        );
         let trace = std::backtrace::Backtrace::capture();
         if trace.status() == std::backtrace::BacktraceStatus::Captured {
-            say(&trace.to_string());
+            text += &format!("\n{trace}");
         }
+        *PANIC.lock().unwrap_or_else(PoisonError::into_inner) = Some(text);
     }));
+}
+
+/// Reports the panic that ended the work.
+pub fn report_panic() -> ExitCode {
+    let panic = PANIC.lock().unwrap_or_else(PoisonError::into_inner).take();
+    say(&panic.unwrap_or_else(|| "error: npc failed inside itself and does not know where".into()));
+    ExitCode::from(BUG)
 }
 
 /// Writes a line to standard error. Where nobody reads it, the work goes on.
@@ -82,4 +94,22 @@ pub fn print(text: &str) -> Result<(), Problem> {
 /// Loads a model.
 pub fn load(path: &Path) -> Result<npc_compiler::graph::Model, Problem> {
     npc_compiler::onnx::load(path).map_err(Problem::input)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_kept_as_one_sentence() {
+        keep_panics();
+        let number = std::hint::black_box(7);
+        assert!(std::panic::catch_unwind(|| panic!("no {number}\nat all")).is_err());
+        let kept = PANIC.lock().unwrap().clone().unwrap();
+        let sentence = kept.lines().next().unwrap();
+        assert!(sentence.starts_with("error: npc failed inside itself at src/problem.rs:"), "{kept}");
+        assert!(sentence.contains(": no 7 at all; no file is left half written"), "{kept}");
+        assert_eq!(report_panic(), ExitCode::from(101));
+        assert!(PANIC.lock().unwrap().is_none());
+    }
 }

@@ -60,6 +60,18 @@ pub enum RuntimeError {
     Inline(#[from] npc_compiler::onnx::InlineError),
 }
 
+/// Does a part of the work that the engine's library does; where that panics, it is an error like any other.
+pub(crate) fn guarded<T>(
+    error: fn(String) -> RuntimeError,
+    work: impl FnOnce() -> Result<T, RuntimeError>,
+) -> Result<T, RuntimeError> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+        let text = text.unwrap_or("for a reason it does not give").replace('\n', " ");
+        Err(error(format!("its library gave up ({text}); check the model's shapes and the indices in the data")))
+    })
+}
+
 /// A chain of causes as one line, without repeating what an outer one already says.
 pub(crate) fn one_line(error: &anyhow_like::Error) -> String {
     let mut parts: Vec<String> = Vec::new();

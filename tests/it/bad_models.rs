@@ -1,7 +1,7 @@
 //! Models that cannot be right, given to every command that reads models.
 
 use crate::bad_input::{file, one_sentence, refused};
-use crate::{model, npc, text};
+use crate::{model, npc, stdout, text};
 use onnx_protobuf as pb;
 use onnx_protobuf::Message as _;
 use std::path::Path;
@@ -169,6 +169,34 @@ fn models_too_large_for_any_memory() {
         3,
         "do not fill one batch",
     );
+}
+
+/// What the engine's library answers with a panic.
+#[test]
+fn indices_out_of_range_inside_the_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let reads = |op: &str, indices: &[i64]| {
+        step(|g| {
+            let raw_data = indices.iter().flat_map(|i| i.to_le_bytes()).collect();
+            let (name, dims) = ("odd".to_string(), vec![indices.len() as i64]);
+            g.initializer.push(pb::TensorProto { name, dims, data_type: 7, raw_data, ..Default::default() });
+            let (input, output) = (vec!["input".into(), "odd".into()], vec!["taken".into()]);
+            g.node.insert(0, pb::NodeProto { op_type: op.into(), input, output, ..Default::default() });
+            let reader = g.node[1..].iter_mut().flat_map(|n| &mut n.input).find(|i| *i == "input").unwrap();
+            *reader = "taken".into();
+        })
+    };
+    let path = folder.path().join("odd.onnx");
+    let write =
+        |op: &str, indices: &[i64]| std::fs::write(&path, reads(op, indices).write_to_bytes().unwrap()).unwrap();
+    write("Gather", &(0..15).chain([99]).collect::<Vec<i64>>());
+    one_sentence(&npc(["verify", text(&path), text(&path)]), 3, "its library gave up");
+    let out = folder.path().join("run");
+    let train = ["train", text(&path), "--data", "fashion-mnist-10k", "--epochs", "1", "--out", text(&out)];
+    one_sentence(&npc(train), 3, "its library gave up");
+    // A crop written as a Pad is no such thing.
+    write("Pad", &[0, 0, 0, -1, 0, 0, 0, 1]);
+    stdout(&npc(["verify", text(&path), text(&path)]));
 }
 
 #[test]

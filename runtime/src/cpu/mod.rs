@@ -1,6 +1,7 @@
 //! The CPU engine: tract, with operators of our own where tract lacks one or is slow.
 
 mod bfloat16;
+mod crop;
 pub(crate) mod neuroplastic;
 pub(crate) mod ops;
 mod prepare;

@@ -1,7 +1,7 @@
 //! A compiled step, ready to run.
 
-use super::{bfloat16, neuroplastic, ops};
-use crate::error::one_line;
+use super::{bfloat16, crop, neuroplastic, ops};
+use crate::error::{guarded, one_line};
 use crate::plan::{Libraries, Names, Plan, PlanError, PlanOptions};
 use crate::tensor::datum_type;
 use crate::{HostTensor, RuntimeError};
@@ -83,6 +83,7 @@ impl Program {
         model.functions.clear();
         let graph = &mut model.graph;
         lower(graph);
+        crop::separate(graph);
         if let Some(names) = &options.outputs {
             let find = |name: &String| graph.value_named(name).ok_or_else(|| RuntimeError::Output(name.clone()));
             graph.outputs = names.iter().map(find).collect::<Result<_, _>>()?;
@@ -124,7 +125,9 @@ impl Program {
             }
         }
         let bytes = onnx::to_bytes(&model)?;
-        let prepared = framework.model_for_read(&mut &bytes[..]).map_err(|e| RuntimeError::Prepare(one_line(&e)))?;
+        let prepared = guarded(RuntimeError::Prepare, || {
+            framework.model_for_read(&mut &bytes[..]).map_err(|e| RuntimeError::Prepare(one_line(&e)))
+        })?;
         let threads = options.threads.max(1);
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
@@ -166,7 +169,7 @@ impl Program {
         let at = match self.plans.iter().position(|(known, _)| *known == shapes) {
             Some(at) => at,
             None => {
-                let state = self.plan(&shapes)?;
+                let state = guarded(RuntimeError::Prepare, || self.plan(&shapes))?;
                 self.plans.push((shapes, state));
                 self.plans.len() - 1
             }
@@ -174,8 +177,10 @@ impl Program {
         let state = &mut self.plans[at].1;
         let executor = if self.threads > 1 { Executor::MultiThread(self.pool.clone()) } else { Executor::SingleThread };
         // Inside the pool, so that no operator has to hand its work over to it.
-        let results = self.pool.install(|| multithread_tract_scope(executor, || state.run(values)));
-        let results = results.map_err(|e| RuntimeError::Step(one_line(&e)))?;
+        let results = guarded(RuntimeError::Step, || {
+            let results = self.pool.install(|| multithread_tract_scope(executor, || state.run(values)));
+            results.map_err(|e| RuntimeError::Step(one_line(&e)))
+        })?;
         let results = results.into_iter().zip(&self.outputs).map(|(value, output)| {
             let tensor = HostTensor::from(value.into_tensor());
             (output.name.clone(), if output.is_bfloat16 { tensor.narrow() } else { tensor })
