@@ -69,7 +69,7 @@ pub fn check(u: &Update) -> Result<Found, Mismatch> {
             "gradient and velocity are mixed in proportions that are not Nesterov's (1 and the momentum)",
         );
     };
-    let decay_of_weights = if tensorflow { pull / gain } else { pull / gain };
+    let decay_of_weights = pull / gain;
     let eta = scale * lr;
     let coupled = if nesterov && !tensorflow { 1.0 - eta * decay_of_weights } else { 1.0 };
     let decoupled = (coupled - keep) / eta;
