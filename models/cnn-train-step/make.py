@@ -13,7 +13,10 @@ import sys
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+import train_step
 
 BATCH, CLASSES = 128, 10
 SHAPES = {
@@ -24,28 +27,6 @@ SHAPES = {
     "linear.weight": [CLASSES, 32 * 7 * 7],
     "linear.bias": [CLASSES],
 }
-BETA1, BETA2, EPSILON, DECAY = 0.9, 0.999, 1e-8, 0.01
-
-
-class Builder:
-    def __init__(self):
-        self.nodes, self.initializers, self.known = [], [], {}
-
-    def op(self, op_type, *inputs, name, outputs=1, **attributes):
-        names = [name] if outputs == 1 else [name, name + ".indices"]
-        self.nodes.append(helper.make_node(op_type, inputs, names, name=name, **attributes))
-        return names[0] if outputs == 1 else names
-
-    def constant(self, value, dtype=np.float32):
-        array = np.asarray(value, dtype)
-        key = (array.tobytes(), array.shape, str(array.dtype))
-        if key not in self.known:
-            self.known[key] = f"constant_{len(self.known)}"
-            self.initializers.append(numpy_helper.from_array(array, self.known[key]))
-        return self.known[key]
-
-    def ints(self, *values):
-        return self.constant(values, np.int64)
 
 
 def network(b):
@@ -55,10 +36,10 @@ def network(b):
     zero = b.constant(0.0)
     conv1 = b.op("Conv", "input", "conv1.weight", "conv1.bias", name="conv1", **window)
     relu1 = b.op("Relu", conv1, name="relu1")
-    pool1, where1 = b.op("MaxPool", relu1, name="pool1", outputs=2, **pool)
+    pool1, where1 = b.op("MaxPool", relu1, name="pool1", outputs=["indices"], **pool)
     conv2 = b.op("Conv", pool1, "conv2.weight", "conv2.bias", name="conv2", **window)
     relu2 = b.op("Relu", conv2, name="relu2")
-    pool2, where2 = b.op("MaxPool", relu2, name="pool2", outputs=2, **pool)
+    pool2, where2 = b.op("MaxPool", relu2, name="pool2", outputs=["indices"], **pool)
     flat = b.op("Reshape", pool2, b.ints(BATCH, 32 * 7 * 7), name="flat")
     logits = b.op("Gemm", flat, "linear.weight", "linear.bias", name="logits", transB=1)
     log_probabilities = b.op("LogSoftmax", logits, name="log_probabilities", axis=1)
@@ -90,61 +71,22 @@ def network(b):
     return loss, logits, gradients
 
 
-def adamw(b, name, gradient):
-    """The update of one parameter; outputs are called `<input>.next`."""
-    scaled = lambda value, by, label: b.op("Mul", value, b.constant(by), name=f"{name}.{label}")
-    m = b.op("Add", scaled(f"m.{name}", BETA1, "m.old"), scaled(gradient, 1 - BETA1, "m.new"), name=f"m.{name}.next")
-    square = b.op("Mul", gradient, gradient, name=f"{name}.square")
-    v = b.op("Add", scaled(f"v.{name}", BETA2, "v.old"), scaled(square, 1 - BETA2, "v.new"), name=f"v.{name}.next")
-    m_hat = b.op("Div", m, "correction1", name=f"{name}.m_hat")
-    v_hat = b.op("Div", v, "correction2", name=f"{name}.v_hat")
-    root = b.op("Sqrt", v_hat, name=f"{name}.root")
-    bounded = b.op("Add", root, b.constant(EPSILON), name=f"{name}.bounded")
-    ratio = b.op("Div", m_hat, bounded, name=f"{name}.ratio")
-    step = b.op("Mul", ratio, "lr", name=f"{name}.step")
-    kept = b.op("Mul", name, "keep", name=f"{name}.kept")
-    b.op("Sub", kept, step, name=f"{name}.next")
-
-
 def model():
-    b = Builder()
+    b = train_step.Builder()
     loss, logits, gradients = network(b)
-    one = b.constant(1.0)
-    for i, beta in ((1, BETA1), (2, BETA2)):
-        power = b.op("Pow", b.constant(beta), "step", name=f"power{i}")
-        b.op("Sub", one, power, name=f"correction{i}")
-    decay = b.op("Mul", "lr", b.constant(DECAY), name="decay")
-    b.op("Sub", one, decay, name="keep")
-    for name, gradient in gradients.items():
-        adamw(b, name, gradient)
-    value = helper.make_tensor_value_info
-    f32 = TensorProto.FLOAT
-    inputs = [value(name, f32, shape) for name, shape in SHAPES.items()]
-    inputs += [value(f"{state}.{name}", f32, shape) for state in "mv" for name, shape in SHAPES.items()]
-    inputs += [value("step", f32, []), value("lr", f32, [])]
-    inputs += [value("input", f32, [BATCH, 1, 28, 28]), value("labels", TensorProto.INT64, [BATCH])]
-    outputs = [value(loss, f32, []), value(logits, f32, [BATCH, CLASSES])]
-    outputs += [value(f"{name}.next", f32, shape) for name, shape in SHAPES.items()]
-    outputs += [value(f"{state}.{name}.next", f32, shape) for state in "mv" for name, shape in SHAPES.items()]
-    graph = helper.make_graph(b.nodes, "cnn_adamw", inputs, outputs, b.initializers)
-    result = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8, producer_name="npc models")
-    result = onnx.shape_inference.infer_shapes(result, strict_mode=True)
-    onnx.checker.check_model(result, full_check=True)
-    return result
+    inputs = [("input", TensorProto.FLOAT, [BATCH, 1, 28, 28]), ("labels", TensorProto.INT64, [BATCH])]
+    outputs = [(loss, TensorProto.FLOAT, []), (logits, TensorProto.FLOAT, [BATCH, CLASSES])]
+    return train_step.model(b, "cnn_adamw", SHAPES, gradients, inputs, outputs)
 
 
 def check(path):
     import jax
     import jax.numpy as jnp
-    import onnxruntime
 
     random = np.random.default_rng(7)
-    parameters = {n: (random.standard_normal(s) * 0.1).astype(np.float32) for n, s in SHAPES.items()}
-    first = {n: (random.standard_normal(s) * 0.01).astype(np.float32) for n, s in SHAPES.items()}
-    second = {n: np.abs(random.standard_normal(s) * 0.01).astype(np.float32) for n, s in SHAPES.items()}
+    feeds = train_step.random_feeds(SHAPES, random)
     images = random.standard_normal((BATCH, 1, 28, 28)).astype(np.float32)
     labels = random.integers(0, CLASSES, BATCH)
-    step, rate = np.array(3, np.float32), np.array(0.01, np.float32)
 
     def loss_of(p):
         def block(x, i):
@@ -155,22 +97,10 @@ def check(path):
         logits = x @ p["linear.weight"].T + p["linear.bias"]
         return -jnp.mean(jax.nn.log_softmax(logits)[jnp.arange(BATCH), labels])
 
-    want_loss, want = jax.value_and_grad(loss_of)(parameters)
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    feeds = {"input": images, "labels": labels, "step": step, "lr": rate} | parameters
-    feeds |= {f"m.{n}": x for n, x in first.items()} | {f"v.{n}": x for n, x in second.items()}
-    names = [o.name for o in session.get_outputs()]
-    got = dict(zip(names, session.run(names, feeds)))
-    worst = abs(got["loss"] - want_loss) / abs(want_loss)
-    for name, g in want.items():
-        g = np.asarray(g, np.float64)
-        m = BETA1 * first[name] + (1 - BETA1) * g
-        v = BETA2 * second[name] + (1 - BETA2) * g * g
-        update = (m / (1 - BETA1**step)) / (np.sqrt(v / (1 - BETA2**step)) + EPSILON)
-        expected = parameters[name] * (1 - rate * DECAY) - rate * update
-        for key, reference in ((f"{name}.next", expected), (f"m.{name}.next", m), (f"v.{name}.next", v)):
-            worst = max(worst, np.abs(got[key] - reference).max() / np.abs(reference).max())
-    print(f"largest deviation from JAX, relative to each tensor's largest element: {worst:.1e}")
+    loss, gradients = jax.value_and_grad(loss_of)({name: feeds[name] for name in SHAPES})
+    feeds |= {"input": images, "labels": labels}
+    worst, compared = train_step.worst_deviation(path, SHAPES, feeds, loss, gradients)
+    print(f"largest deviation of {compared} outputs from JAX, relative to each tensor's largest element: {worst:.1e}")
     return worst < 1e-4
 
 
