@@ -78,6 +78,33 @@ pub fn may_overwrite_gradient(config: &Config, storage: Storage) -> bool {
     storage == Storage::F32 && !(classic && (config.bounded_residual || config.orthogonal_residual))
 }
 
+/// Whether a tensor's parameter, gradient and states fill more than `cache_bytes`: then every phase reads them from memory.
+pub fn is_beyond_cache(config: &Config, storage: Storage, elements: u64, cache_bytes: u64) -> bool {
+    elements * (2 * storage.bytes() + 4 * states(config)) > cache_bytes
+}
+
+/// Bytes that a step of a tensor moves from and to memory at least, as long as no limit on Δ is met. Within `cache_bytes`
+/// everything is read and written once (float32: 36 an element for the classic base, 52 for `adamw`); beyond them each phase
+/// counts (60 and 84).
+pub fn least_bytes(config: &Config, storage: Storage, elements: u64, cache_bytes: u64) -> u64 {
+    let (stored, states) = (storage.bytes(), states(config));
+    let once = 3 * stored + 8 * states;
+    let signals = if config.parameterwise && config.mode != Mode::AblationGradOnly { 12 } else { 0 };
+    let projects = config.hybrid_base == HybridBase::Classic && config.orthogonal_residual;
+    let phases = [
+        // The traces from the gradient; u; θ.
+        stored + 8 * states,
+        stored + signals + 4 * (states - 3) + 4,
+        if projects { stored + 8 } else { 0 },
+        4 + 2 * stored + if projects { stored } else { 0 },
+    ];
+    elements * if is_beyond_cache(config, storage, elements, cache_bytes) { phases.iter().sum() } else { once }
+}
+
+fn states(config: &Config) -> u64 {
+    3 + u64::from(config.has_base_momentum()) + u64::from(config.has_base_variance())
+}
+
 /// Where a group's tables, working memory and scalars lie on the device.
 #[derive(Clone, Copy, Debug)]
 pub struct Addresses {
@@ -167,8 +194,7 @@ impl Tables {
 
     /// Bytes of an element that the phases share: parameter, gradient and states.
     fn bytes_per_element(&self) -> u64 {
-        let states = 3 + u64::from(self.config.has_base_momentum()) + u64::from(self.config.has_base_variance());
-        2 * self.storage.bytes() + 4 * states
+        2 * self.storage.bytes() + 4 * states(&self.config)
     }
 
     fn descriptor(&mut self, t: &Tensor, chunks: u32) {

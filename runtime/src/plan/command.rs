@@ -4,7 +4,7 @@ use super::arena::ALIGNMENT;
 use super::{Convolution, Epilogue, Plan, PlanError, Precision, Source, Task, Work};
 use npc_kernels::cpu::contraction::Product;
 use npc_kernels::cuda::index::{self, Bits, Scatter};
-use npc_kernels::cuda::neuroplastic::{Addresses, Storage, Tables, Tensor};
+use npc_kernels::cuda::neuroplastic::{Addresses, Storage, Tables, Tensor, is_beyond_cache};
 use npc_kernels::cuda::{DevicePointer, Launch};
 use npc_kernels::cuda::{arg, batch, dropout, norm, window};
 use npc_kernels::elementwise::{DType, ptx};
@@ -140,7 +140,7 @@ pub fn groups(plan: &Plan, buffers: &[DevicePointer], cache_bytes: u64) -> Resul
             };
             let state = |i: usize| update.states.get(i).map_or(DevicePointer::NULL, |id| buffers[*id]);
             let elements = parameter.elements as u64;
-            let is_large = elements * 4 * (2 + update.states.len() as u64) > cache_bytes;
+            let is_large = is_beyond_cache(config, storage, elements, cache_bytes);
             tensors[usize::from(is_large)].push(Tensor {
                 parameter: buffers[update.parameter],
                 gradient: buffers[update.gradient],
