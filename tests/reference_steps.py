@@ -28,7 +28,7 @@ def feed(index, name, kind, shape):
 
 
 result = {}
-for folder in ("pytorch-train-step", "jax-train-step"):
+for folder in ("pytorch-train-step", "jax-train-step", "gpt-train-step"):
     for path in sorted(pathlib.Path("models", folder).glob("*.onnx")):
         model = onnx.load(path)
         feeds = {}

@@ -31,7 +31,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             .collect();
         std::fs::write(out.join(format!("golden-{stem}.gates.json")), serde_json::to_vec(&gates)?)?;
     }
-    for folder in ["pytorch-train-step", "jax-train-step", "cnn-train-step"] {
+    for folder in ["pytorch-train-step", "jax-train-step", "cnn-train-step", "gpt-train-step"] {
         for path in files(&models.join(folder), "onnx")? {
             let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
             for (optimizer, emit, suffix) in [

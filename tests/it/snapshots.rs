@@ -44,6 +44,11 @@ fn rewritten_convolutional_step() {
 }
 
 #[test]
+fn rewritten_language_model_step() {
+    snapshot_in("gpt-train-step", "gpt_adamw", "neuroplastic", &CompileOptions::default());
+}
+
+#[test]
 fn training_information_beside_the_inference_graph() {
     let options = CompileOptions { emit: Emit::TrainingInfo, optimizer: Optimizer::Keep, ..CompileOptions::default() };
     snapshot("mlp_sgd", "training-info", &options);

@@ -117,6 +117,13 @@ fn verify_tells_equal_from_different() {
     stdout(&npc(["compile", text(&step), "-o", text(&out)]));
     let report = stdout(&npc(["verify", text(&step), text(&out)]));
     assert!(report.contains("38 tensors agree"), "{report}");
+    let step = model("gpt-train-step/gpt_adamw.onnx");
+    for options in [&[][..], &["--optimizer", "keep"]] {
+        stdout(&npc([&["compile", text(&step), "-o", text(&out)], options].concat()));
+        let report = stdout(&npc(["verify", text(&step), text(&out)]));
+        assert!(report.contains("29 tensors agree"), "{report}");
+    }
+    let step = model("pytorch-train-step/transformer_adamw.onnx");
     // A model whose forward pass was changed: one Relu taken out.
     let mut changed = npc_compiler::onnx::load(&model("pytorch-train-step/mlp_sgd.onnx")).unwrap();
     let graph = &mut changed.graph;

@@ -71,6 +71,7 @@ fn pytorch_adamw_as_exported_without_optimisation() {
 #[test]
 fn pytorch_transformer() {
     all_are("pytorch-train-step/transformer_adamw.onnx", 37, Kind::AdamW);
+    all_are("gpt-train-step/gpt_adamw.onnx", 28, Kind::AdamW);
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! Neighbouring elementwise work as one expression.
 //!
 //! A map joins the group of one of its operands when the group has its shape and nothing it reads from elsewhere depends on
-//! the group. A reduction may end a group; what reads its result belongs to another.
+//! the group. Where its operands come from several such groups that do not need each other, they become one. A reduction may
+//! end a group; what reads its result belongs to another.
 
 use super::maps::{Map, Operand, What};
 use super::{Draft, Kind, Node, PlanError, Task, View, Work};
@@ -13,6 +14,7 @@ const INPUTS: usize = 16;
 const OPERATIONS: usize = 48;
 
 /// Maps that become one expression.
+#[derive(Default)]
 struct Group {
     /// Positions in the draft's work, in order.
     members: Vec<usize>,
@@ -57,6 +59,7 @@ pub(super) fn fuse(mut draft: Draft) -> Result<Draft, PlanError> {
                     groups.push(Group { members, shape: squeezed(&map.shape), inputs, has_reduction: false });
                     groups.len() - 1
                 });
+                merge(&draft, map, index, &producer, &mut groups, &mut group_of);
                 groups[index].members.push(at);
                 groups[index].has_reduction |= matches!(map.what, What::Reduce(..));
                 // What the group computes itself stays in registers.
@@ -72,7 +75,7 @@ pub(super) fn fuse(mut draft: Draft) -> Result<Draft, PlanError> {
     }
     let exported: HashSet<usize> = draft.outputs.iter().map(|(_, id, _)| *id).collect();
     let mut fused: Vec<Node> = Vec::new();
-    for (index, group) in groups.iter().enumerate() {
+    for (index, group) in groups.iter().enumerate().filter(|(_, group)| !group.members.is_empty()) {
         let is_needed = |map: &Map| {
             let inside = |reader: &usize| {
                 group_of.get(reader) == Some(&index) && reads_inside(&draft, *reader, map.output, &group.shape)
@@ -130,6 +133,55 @@ fn join(
                 None => true,
             })
     })
+}
+
+/// Takes into the group `index`, which `map` joins, what else computes whole values for `map`: groups of the same shape that
+/// neither need the group's results nor give it any. What is left of them is empty.
+fn merge(
+    draft: &Draft,
+    map: &Map,
+    index: usize,
+    producer: &HashMap<usize, usize>,
+    groups: &mut [Group],
+    group_of: &mut HashMap<usize, usize>,
+) {
+    let mut homes: Vec<(usize, &View)> = Vec::new();
+    for operand in &map.operands {
+        if let Operand::View(view) = operand
+            && let Some(at) = producer.get(&view.buffer)
+        {
+            homes.push((*at, view));
+        }
+    }
+    let is_reduction = |at: usize| matches!(&draft.work[at].kind, Kind::Map(m) if matches!(m.what, What::Reduce(..)));
+    let reduces = matches!(map.what, What::Reduce(..));
+    for &(at, _) in &homes {
+        let Some(other) = group_of.get(&at).copied().filter(|other| *other != index) else { continue };
+        let (own, theirs) = (&groups[index], &groups[other]);
+        let reductions = [own.has_reduction, theirs.has_reduction, reduces].iter().filter(|r| **r).count();
+        let inputs = own.inputs.union(&theirs.inputs).count() + homes.len();
+        let has_room = own.members.len() + theirs.members.len() < OPERATIONS && inputs <= INPUTS && reductions <= 1;
+        if !has_room || own.members.is_empty() || own.shape != theirs.shape {
+            continue;
+        }
+        let needs = |from: usize, on: usize| depends(draft, from, on, producer, groups, group_of);
+        let fits = homes.iter().all(|(at, view)| match group_of.get(at) {
+            Some(group) if *group == index || *group == other => is_whole(view, &own.shape) && !is_reduction(*at),
+            _ => !needs(*at, other),
+        });
+        if !fits || needs(own.members[0], other) || needs(theirs.members[0], index) {
+            continue;
+        }
+        let Group { members, inputs, has_reduction, .. } = std::mem::take(&mut groups[other]);
+        members.iter().for_each(|member| {
+            group_of.insert(*member, index);
+        });
+        let own = &mut groups[index];
+        own.members.extend(members);
+        own.members.sort_unstable();
+        own.inputs.extend(inputs);
+        own.has_reduction |= has_reduction;
+    }
 }
 
 /// Whether the work at `from`, with the whole group it belongs to, needs a result of the group `on`.

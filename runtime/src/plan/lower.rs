@@ -22,6 +22,7 @@ use crate::cpu::ops::operator::OnnxNode;
 use crate::cpu::ops::pool::{AveragePool, GlobalAveragePool, MaxPool, MaxUnpool};
 use crate::cpu::ops::scatter::{GatherElements, Scatter};
 use batches::Take;
+pub(super) use contraction::is_matrix;
 use npc_compiler::bindings::Bindings;
 use npc_kernels::cuda::arg::{Extreme, Ordered};
 use npc_kernels::elementwise::{DType, Operation, Reduce, Scalar};

@@ -1,13 +1,14 @@
 //! A training step as a device runs it: buffers with places in one arena, and work in order.
 //!
-//! [`Plan::new`] goes from a typed graph of concrete shapes to the plan in five passes:
+//! [`Plan::new`] goes from a typed graph of concrete shapes to the plan in six passes:
 //!
 //! 1. [`lower`]: every node becomes a piece of work on buffers; what only renames elements (reshapes, transposes, slices)
 //!    becomes a view of a buffer;
 //! 2. [`fuse`]: neighbouring elementwise work becomes one expression, with a reduction at its end;
 //! 3. [`epilogue`]: products do on the way out what follows them, where the device's library can;
-//! 4. [`schedule`]: one order, updates last, because they write parameters in place;
-//! 5. [`arena`]: lifetimes, and an offset for every buffer that lives within the step.
+//! 4. [`parts`]: products write their part of a concatenation themselves;
+//! 5. [`schedule`]: one order, updates last, because they write parameters in place;
+//! 6. [`arena`]: lifetimes, and an offset for every buffer that lives within the step.
 //!
 //! A plan knows no device. [`command`] puts addresses into it, a [`device::Device`] carries the commands out.
 
@@ -21,6 +22,7 @@ pub mod epilogue;
 mod fuse;
 mod lower;
 mod maps;
+mod parts;
 mod schedule;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -249,6 +251,7 @@ impl Plan {
         let draft = updates::group(draft);
         let draft = fuse::fuse(draft)?;
         let draft = epilogue::join(draft, options.precision, &mut |p, q, e| libraries.has_epilogue(p, q, e));
+        let draft = parts::place(draft);
         let mut plan = schedule::schedule(draft)?;
         plan.precision = options.precision;
         arena::place(&mut plan);

@@ -11,6 +11,8 @@ use npc_compiler::{CompileOptions, Compiled, Optimizer, compile, onnx};
 use std::collections::HashMap;
 use std::path::Path;
 
+mod gpt;
+
 fn compiled(file: &str, optimizer: Optimizer) -> Compiled {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models").join(file);
     compile(onnx::load(&path).unwrap(), &CompileOptions { optimizer, ..CompileOptions::default() }).unwrap()
@@ -30,10 +32,32 @@ fn value(name: &str, dtype: ModelType, dims: &[usize], seed: usize) -> HostTenso
         _ => {
             let wave = |i: usize| 0.05 * (0.37 * i as f32 + seed as f32).sin();
             let squares = name.contains("variance") || name.starts_with("v.") || name.contains("var");
-            let at = |i: usize| if squares { wave(i).abs() + 1e-3 } else { wave(i) };
+            let scales = name.contains("ln_") && name.ends_with(".weight") && !name.starts_with("m.");
+            let at = |i: usize| match (squares, scales) {
+                (true, _) => wave(i).abs() + 1e-3,
+                (false, true) => 1.0 + wave(i),
+                (false, false) => wave(i),
+            };
             HostTensor::f32(dims, &(0..count).map(at).collect::<Vec<_>>()).unwrap()
         }
     }
+}
+
+/// A value for every input but the step.
+fn first_feeds(compiled: &Compiled) -> HashMap<String, HostTensor> {
+    let (graph, b) = (&compiled.model.graph, &compiled.bindings);
+    let mut feeds: HashMap<String, HostTensor> = HashMap::new();
+    for (i, id) in graph.inputs.iter().enumerate() {
+        let v = graph.value(*id);
+        feeds.insert(v.name.clone(), value(&v.name, v.dtype().unwrap(), &v.dims().unwrap(), i));
+    }
+    if let Some(rate) = &b.learning_rate {
+        feeds.insert(rate.name.clone(), HostTensor::f32(&[], &[0.01]).unwrap());
+    }
+    if let Some(gates) = &b.gates {
+        feeds.insert(gates.clone(), HostTensor::f32(&[3], &[1.0; 3]).unwrap());
+    }
+    feeds
 }
 
 /// Steps a model on the CPU and on the reference device; returns the plan.
@@ -44,17 +68,8 @@ fn compare(file: &str, optimizer: Optimizer, steps: usize, tolerance: f64) -> Pl
 fn compare_on(mut device: impl Device, file: &str, optimizer: Optimizer, steps: usize, tolerance: f64) -> Plan {
     let compiled = compiled(file, optimizer);
     let b = &compiled.bindings;
-    let graph = &compiled.model.graph;
     let mut program = Program::new(&compiled.model, &ProgramOptions::default()).unwrap();
-    let mut feeds: HashMap<String, HostTensor> = HashMap::new();
-    for (i, id) in graph.inputs.iter().enumerate() {
-        let v = graph.value(*id);
-        feeds.insert(v.name.clone(), value(&v.name, v.dtype().unwrap(), &v.dims().unwrap(), i));
-    }
-    let rate = b.learning_rate.as_ref().map(|r| r.name.clone());
-    if let Some(rate) = &rate {
-        feeds.insert(rate.clone(), HostTensor::f32(&[], &[0.01]).unwrap());
-    }
+    let mut feeds = first_feeds(&compiled);
     let step = b.step.as_ref();
     let set_step = |feeds: &mut HashMap<String, HostTensor>, t: usize| {
         if let Some(step) = step {
@@ -63,9 +78,6 @@ fn compare_on(mut device: impl Device, file: &str, optimizer: Optimizer, steps: 
             feeds.insert(step.name.clone(), tensor.cast(dtype).unwrap());
         }
     };
-    if let Some(gates) = &b.gates {
-        feeds.insert(gates.clone(), HostTensor::f32(&[3], &[1.0; 3]).unwrap());
-    }
     set_step(&mut feeds, 0);
     let plan = planned(&program, &compiled, 16, &mut device).unwrap_or_else(|e| panic!("{file}: {e}"));
     let scalars = Scalars::of(b);
@@ -280,6 +292,14 @@ mod on_a_gpu {
         compare_on(gpu(), "pytorch-train-step/mlp_adamw_unoptimized.onnx", Optimizer::NeuroPlastic, 5, 1e-4);
         compare_on(gpu(), "jax-train-step/mlp_optax_sgd.onnx", Optimizer::NeuroPlastic, 20, 1e-4);
         compare_on(gpu(), "pytorch-train-step/transformer_adamw.onnx", Optimizer::NeuroPlastic, 3, 2e-4);
+        compare_on(gpu(), gpt::STEP, Optimizer::NeuroPlastic, 3, 2e-4);
+    }
+
+    #[test]
+    #[ignore = "needs a GPU: tests/gpu.sh"]
+    fn models_step_in_bfloat16_products() {
+        gpt::rounded_on(gpu(), Precision::Bf16, 0.03);
+        gpt::rounded_on(gpu(), Precision::Tf32, 0.004);
     }
 
     #[test]

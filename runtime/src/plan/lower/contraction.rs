@@ -114,7 +114,7 @@ impl Lowering<'_> {
 }
 
 /// One of the two distances is 1, or there is only one row or column.
-fn is_matrix((down, along, rows, columns): (usize, usize, usize, usize)) -> bool {
+pub(in crate::plan) fn is_matrix((down, along, rows, columns): (usize, usize, usize, usize)) -> bool {
     (along == 1 || columns == 1) && (down >= columns || rows == 1)
         || (down == 1 || rows == 1) && (along >= rows || columns == 1)
 }
