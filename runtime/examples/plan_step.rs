@@ -1,8 +1,9 @@
 //! What a GPU would be told to do in a step, without one: pieces of work by kind, the arena, what stays from step to step.
 //!
-//!     plan_step MODEL.onnx [f32|tf32|bf16|f16] [list]
+//!     plan_step MODEL.onnx [f32|tf32|bf16|f16] [cudnn] [list]
 //!
-//! Assumes that cuBLASLt has every epilogue and that cuDNN is not there; `list` prints every piece with its node's name.
+//! Assumes that cuBLASLt has every epilogue and, with `cudnn`, cuDNN every convolution; `list` prints every piece with its node's
+//! name.
 
 use npc_compiler::{CompileOptions, compile, onnx};
 use npc_kernels::cpu::contraction::Product;
@@ -11,8 +12,10 @@ use npc_runtime::plan::{Convolution, Epilogue, Libraries, PlanOptions, Precision
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// Every epilogue, no convolution.
-struct Assumed;
+/// Every epilogue, and every convolution or none.
+struct Assumed {
+    convolutions: bool,
+}
 
 impl Libraries for Assumed {
     fn has_epilogue(&mut self, _: &Product, _: Precision, _: Epilogue) -> bool {
@@ -20,7 +23,7 @@ impl Libraries for Assumed {
     }
 
     fn has_convolution(&mut self, _: &Convolution, _: Precision) -> bool {
-        false
+        self.convolutions
     }
 }
 
@@ -38,7 +41,7 @@ fn kind(task: &Task) -> (String, usize) {
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let path = arguments.first().ok_or("plan_step MODEL.onnx [f32|tf32|bf16|f16] [list]")?;
+    let path = arguments.first().ok_or("plan_step MODEL.onnx [f32|tf32|bf16|f16] [cudnn] [list]")?;
     let precision = match arguments.get(1).map(String::as_str) {
         Some("tf32") => Precision::Tf32,
         Some("bf16") => Precision::Bf16,
@@ -48,7 +51,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let compiled = compile(onnx::load(Path::new(path))?, &CompileOptions::default())?;
     let program = Program::new(&compiled.model, &ProgramOptions::default())?;
     let options = PlanOptions { precision, ..PlanOptions::default() };
-    let plan = program.device_graph(&compiled.model, 128)?.plan(&compiled.bindings, &options, &mut Assumed)?;
+    let mut assumed = Assumed { convolutions: arguments.iter().any(|a| a == "cudnn") };
+    let plan = program.device_graph(&compiled.model, 128)?.plan(&compiled.bindings, &options, &mut assumed)?;
     let mut kinds: BTreeMap<String, (usize, usize)> = BTreeMap::new();
     for work in &plan.work {
         let (name, parts) = kind(&work.task);
@@ -69,10 +73,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         println!("{pieces:6} {kind}{}", if pieces == parts { String::new() } else { format!(" ({parts} products)") });
     }
     let bytes = |wanted: fn(&Source) -> bool| {
-        plan.buffers.iter().filter(|b| wanted(&b.source)).map(npc_runtime::plan::Buffer::bytes).sum::<u64>() as f64 / 1e9
+        plan.buffers.iter().filter(|b| wanted(&b.source)).map(npc_runtime::plan::Buffer::bytes).sum::<u64>() as f64
+            / 1e9
     };
     let (kept, rest) = (bytes(|s| *s == Source::Kept), bytes(|s| matches!(s, Source::Fed | Source::Constant(_))));
     let (arena, live) = (plan.arena_bytes as f64 / 1e9, plan.live_bytes as f64 / 1e9);
-    println!("{} pieces of work; arena {arena:.3} GB (at least {live:.3}), parameters and states {kept:.3} GB, inputs and constants {rest:.3} GB", plan.work.len());
+    println!(
+        "{} pieces of work; arena {arena:.3} GB (at least {live:.3}), parameters and states {kept:.3} GB, inputs and constants {rest:.3} GB",
+        plan.work.len()
+    );
     Ok(())
 }
