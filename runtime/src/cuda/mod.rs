@@ -7,6 +7,8 @@
 mod blas;
 mod device;
 mod dnn;
+#[cfg(test)]
+mod driver_tests;
 mod libraries;
 mod lt;
 mod probe;

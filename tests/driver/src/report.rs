@@ -1,0 +1,36 @@
+//! What was found, and the line at the end.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+#[derive(Debug, Default)]
+pub struct Report {
+    pub path: Option<PathBuf>,
+    /// Every line so far.
+    pub lines: Vec<String>,
+    pub kernels: u64,
+    pub products: u64,
+    pub graphs: u64,
+    pub copies: u64,
+}
+
+impl Report {
+    pub fn line(&mut self, line: String) {
+        match &self.path {
+            Some(path) => {
+                let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
+                let written = file.and_then(|mut file| writeln!(file, "{line}"));
+                written.unwrap_or_else(|error| eprintln!("test driver: {line} ({error})"));
+            }
+            None if !line.starts_with("end:") => eprintln!("test driver: {line}"),
+            None => {}
+        }
+        self.lines.push(line);
+    }
+
+    pub fn end(&mut self) {
+        let Report { kernels, products, graphs, copies, .. } = self;
+        let line = format!("end: {kernels} kernels, {products} products, {graphs} graph launches, {copies} copies");
+        self.line(line);
+    }
+}

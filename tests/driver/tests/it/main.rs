@@ -1,0 +1,6 @@
+//! Planted misuse, one of every class that the driver finds, beside the right use that it lets pass.
+
+mod capture;
+mod device;
+mod orders;
+mod support;
