@@ -12,7 +12,7 @@ mod product;
 
 pub use calls::*;
 pub use description::{Description, Layout, Preference};
-pub use product::Product;
+pub use product::{Product, rounded};
 
 use crate::driver::Handle;
 use std::collections::{BTreeMap, BTreeSet};

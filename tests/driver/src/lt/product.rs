@@ -21,7 +21,7 @@ pub struct Product {
 }
 
 /// A factor as tensor cores take it. To nearest; ties to even.
-fn rounded(compute: u32, x: f32) -> f32 {
+pub fn rounded(compute: u32, x: f32) -> f32 {
     match compute {
         c if c == Compute::CUBLAS_COMPUTE_32F_FAST_16BF as u32 => bf16::from_f32(x).to_f32(),
         c if c == Compute::CUBLAS_COMPUTE_32F_FAST_16F as u32 => f16::from_f32(x).to_f32(),

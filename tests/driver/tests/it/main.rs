@@ -3,4 +3,5 @@
 mod capture;
 mod device;
 mod orders;
+mod products;
 mod support;
