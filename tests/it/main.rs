@@ -6,6 +6,7 @@ mod bad_models;
 mod bad_outputs;
 mod commands;
 mod devices;
+mod driver;
 mod interrupt;
 mod opsets;
 mod readme;

@@ -278,6 +278,11 @@ mod on_a_gpu {
         Gpu::new(0).unwrap()
     }
 
+    /// As many steps as asked for, or fewer where a stand-in for the GPU is slow.
+    fn steps(wanted: usize) -> usize {
+        std::env::var("NPC_TEST_STEPS").map_or(wanted, |most| wanted.min(most.parse().unwrap()))
+    }
+
     #[test]
     #[ignore = "needs a GPU: tests/gpu.sh"]
     fn golden_vectors() {
@@ -287,12 +292,12 @@ mod on_a_gpu {
     #[test]
     #[ignore = "needs a GPU: tests/gpu.sh"]
     fn models_step_as_on_the_cpu() {
-        compare_on(gpu(), "pytorch-train-step/mlp_adamw.onnx", Optimizer::NeuroPlastic, 20, 1e-4);
-        compare_on(gpu(), "pytorch-train-step/mlp_momentum.onnx", Optimizer::Keep, 20, 1e-4);
-        compare_on(gpu(), "pytorch-train-step/mlp_adamw_unoptimized.onnx", Optimizer::NeuroPlastic, 5, 1e-4);
-        compare_on(gpu(), "jax-train-step/mlp_optax_sgd.onnx", Optimizer::NeuroPlastic, 20, 1e-4);
-        compare_on(gpu(), "pytorch-train-step/transformer_adamw.onnx", Optimizer::NeuroPlastic, 3, 2e-4);
-        compare_on(gpu(), gpt::STEP, Optimizer::NeuroPlastic, 3, 2e-4);
+        compare_on(gpu(), "pytorch-train-step/mlp_adamw.onnx", Optimizer::NeuroPlastic, steps(20), 1e-4);
+        compare_on(gpu(), "pytorch-train-step/mlp_momentum.onnx", Optimizer::Keep, steps(20), 1e-4);
+        compare_on(gpu(), "pytorch-train-step/mlp_adamw_unoptimized.onnx", Optimizer::NeuroPlastic, steps(5), 1e-4);
+        compare_on(gpu(), "jax-train-step/mlp_optax_sgd.onnx", Optimizer::NeuroPlastic, steps(20), 1e-4);
+        compare_on(gpu(), "pytorch-train-step/transformer_adamw.onnx", Optimizer::NeuroPlastic, steps(3), 2e-4);
+        compare_on(gpu(), gpt::STEP, Optimizer::NeuroPlastic, steps(3), 2e-4);
     }
 
     #[test]
@@ -305,7 +310,7 @@ mod on_a_gpu {
     #[test]
     #[ignore = "needs a GPU: tests/gpu.sh"]
     fn a_convolutional_network_steps_as_on_the_cpu() {
-        compare_on(gpu(), "cnn-train-step/cnn_adamw.onnx", Optimizer::NeuroPlastic, 5, 2e-4);
+        compare_on(gpu(), "cnn-train-step/cnn_adamw.onnx", Optimizer::NeuroPlastic, steps(5), 2e-4);
     }
 
     #[test]
@@ -328,7 +333,7 @@ mod on_a_gpu {
                 let v = compiled.model.graph.value(*id);
                 session.set(&v.name, &value(&v.name, v.dtype().unwrap(), &v.dims().unwrap(), i)).unwrap();
             }
-            (0..5).for_each(|_| session.step().unwrap());
+            (0..steps(5)).for_each(|_| session.step().unwrap());
             let bytes =
                 |p: &npc_compiler::bindings::Parameter| session.get(&p.name, Some(&p.shape)).unwrap().bytes().to_vec();
             compiled.bindings.parameters.iter().map(bytes).collect::<Vec<_>>()

@@ -7,6 +7,7 @@ use super::{Target, TrainOptions};
 use crate::cpu::{Program, ProgramOptions};
 use crate::data::{self, Dataset};
 use crate::plan::Precision;
+use crate::plan::device::Device;
 use crate::plan::testing::Reference;
 use npc_compiler::{CompileOptions, Compiled, Optimizer, compile, onnx};
 use std::path::{Path, PathBuf};
@@ -69,13 +70,13 @@ fn run(case: &Case, engine: &mut dyn Engine, batches: usize) -> (Vec<(f64, Optio
     (scores, state)
 }
 
-fn engine(case: &Case, device: Reference, precision: Precision) -> OnDevice<Reference> {
+fn engine<D: Device>(case: &Case, device: D, precision: Precision) -> OnDevice<D> {
     let (model, bindings) = (&case.compiled.model, &case.compiled.bindings);
     OnDevice::new(device, &case.program, model, bindings, &case.dataset.train, case.batch, precision).unwrap()
 }
 
 /// The same losses, hits and weights as the CPU engine.
-fn agrees(case: &mut Case, device: Reference, is_resident: bool) {
+fn agrees(case: &mut Case, device: impl Device, is_resident: bool) {
     let mut engine = engine(case, device, Precision::F32);
     assert_eq!(engine.is_resident(), is_resident);
     let (scores, state) = run(case, &mut engine, 3);
@@ -92,6 +93,18 @@ fn agrees(case: &mut Case, device: Reference, is_resident: bool) {
         let far = got.iter().zip(&wanted).filter(|(a, b)| !((*a - *b).abs() <= 2e-3 * size)).count();
         assert!(far * 200 <= wanted.len(), "{name}: {far} of {} differ", wanted.len());
     }
+}
+
+/// Batches go through pinned memory, on a stream of their own; more of them than there are slots.
+#[test]
+#[ignore = "needs a GPU: tests/gpu.sh"]
+fn on_a_gpu_a_dataset_that_does_not_fit_is_fed_beside_the_work() {
+    let gpu = || crate::cuda::Gpu::new(0).unwrap();
+    // Whoever else has the rest of the memory.
+    let mut other = gpu();
+    let rest = other.free_bytes().unwrap() - (64 << 20);
+    other.allocate(rest, "the rest").unwrap();
+    agrees(&mut case("pytorch-train-step/mlp_adamw_unoptimized.onnx", Optimizer::NeuroPlastic), gpu(), false);
 }
 
 /// A hundred steps: the same losses as the CPU engine.

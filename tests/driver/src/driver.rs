@@ -228,9 +228,7 @@ pub fn alone(variables: &[(&str, &str)], body: impl FnOnce()) -> Vec<String> {
 }
 
 extern "C" fn at_exit() {
-    if let Some(driver) = lock().as_deref_mut()
-        && driver.is_initialised
-    {
+    if let Some(driver) = lock().as_deref_mut() {
         driver.end();
     }
 }

@@ -20,6 +20,9 @@ pub struct Product {
     pub beta: f32,
 }
 
+/// Addresses and bytes.
+type Ranges = Vec<(u64, u64)>;
+
 /// A factor as tensor cores take it. To nearest; ties to even.
 pub fn rounded(compute: u32, x: f32) -> f32 {
     match compute {
@@ -52,8 +55,8 @@ impl Product {
         }
     }
 
-    /// What it writes, and what it reads; D is not read where it is C as well.
-    fn ranges(&self) -> (Vec<(u64, u64)>, Vec<(u64, u64)>) {
+    /// What it writes, and what it reads but for C.
+    fn ranges(&self) -> (Ranges, Ranges) {
         let (mut written, mut read): (Vec<_>, Vec<_>) = (self.columns(3).collect(), self.columns(0).collect());
         read.extend(self.columns(1));
         let bias = self.shape.parts.has_bias_pointer().then(|| (self.description.bias, self.bias_bytes()));
