@@ -151,3 +151,28 @@ fn lower_precisions_train() {
         assert_ne!(machine.metrics(precision)[1]["train_loss"], machine.metrics("f32")[1]["train_loss"]);
     }
 }
+
+#[test]
+fn a_kernel_that_does_not_start_is_said_with_its_node() {
+    let machine = Machine::new();
+    let (output, report) = machine.train("run", &["--device", "cuda"], &[("REFUSE", "kernel:score")]);
+    let message = said(&output);
+    assert_eq!(output.status.code(), Some(3), "{message}");
+    let wanted = ["the step cannot be captured", "starting a kernel failed at node '", "too many resources requested"];
+    assert!(wanted.iter().all(|words| message.contains(words)), "{message}");
+    is_clean(&report);
+}
+
+#[test]
+fn where_there_are_no_graphs_kernels_are_started_one_by_one() {
+    let machine = Machine::new();
+    machine.trained("graph", &[], &[]);
+    for function in ["cuStreamBeginCapture_v2", "cuGraphInstantiateWithFlags"] {
+        let (output, report) = machine.train("run", &["--device", "cuda"], &[("REFUSE", function)]);
+        let message = said(&output);
+        assert!(output.status.success() && message.contains("cannot be captured"), "{function}: {message}");
+        is_clean(&report);
+        assert!(report.contains(" 0 graph launches"), "{function}: {report}");
+        assert!(same_file(&machine.path("graph").join("model.onnx"), &machine.path("run").join("model.onnx")));
+    }
+}

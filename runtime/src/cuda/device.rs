@@ -174,8 +174,18 @@ impl Gpu {
         Ok(())
     }
 
-    /// Records the commands as a graph; `None` when the driver cannot.
-    fn capture(&mut self) -> Result<Option<sys::CUgraphExec>> {
+    /// Records the commands as a graph; `None`, and a warning, when the driver cannot.
+    fn capture(&mut self) -> Option<sys::CUgraphExec> {
+        match self.graph() {
+            Ok(graph) => Some(graph),
+            Err(error) => {
+                tracing::warn!("the step cannot be captured ({error}); its kernels are started one by one");
+                None
+            }
+        }
+    }
+
+    fn graph(&mut self) -> Result<sys::CUgraphExec> {
         let stream = self.stream.cu_stream();
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         // SAFETY: the stream is alive.
@@ -183,22 +193,19 @@ impl Gpu {
         let started = self.start();
         // SAFETY: the capture was begun above and has to be ended whatever happened since.
         let graph = unsafe { driver::stream::end_capture(stream) };
-        if let Err(error) = &started {
-            tracing::warn!("the step cannot be captured ({error}); its kernels are started one by one");
-            return Ok(None);
-        }
-        let graph = match graph {
-            Ok(graph) if !graph.is_null() => graph,
-            _ => {
-                tracing::warn!("the step cannot be captured; its kernels are started one by one");
-                return Ok(None);
-            }
-        };
         // SAFETY: the graph was just made; the executable one does not need it any more.
         unsafe {
-            let exec = driver::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0));
-            let _ = driver::graph::destroy(graph);
-            exec.map(Some).map_err(failed("preparing the step's graph", ""))
+            let exec = match (&started, &graph) {
+                (Ok(()), Ok(graph)) => Some(driver::graph::instantiate(*graph, sys::CUgraphInstantiate_flags(0))),
+                _ => None,
+            };
+            if let Some(graph) = graph.as_ref().ok().filter(|graph| !graph.is_null()) {
+                let _ = driver::graph::destroy(*graph);
+            }
+            started?;
+            graph.map_err(failed("capturing the step", ""))?;
+            let missing = || DeviceError::Missing("the capture gave no graph".into());
+            exec.ok_or_else(missing)?.map_err(failed("preparing the step's graph", ""))
         }
     }
 }
@@ -317,7 +324,7 @@ impl Device for Gpu {
             self.workspace = self.allocate(bytes, "convolutions")?;
         }
         self.actions = actions;
-        self.graph = self.capture()?;
+        self.graph = self.capture();
         Ok(())
     }
 
