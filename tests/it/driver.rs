@@ -164,6 +164,16 @@ fn a_kernel_that_does_not_start_is_said_with_its_node() {
 }
 
 #[test]
+fn work_that_fails_on_the_device_is_said() {
+    let machine = Machine::new();
+    let (output, report) = machine.train("run", &["--device", "cuda"], &[("REFUSE", "fault:score")]);
+    let message = said(&output);
+    assert_eq!(output.status.code(), Some(3), "{message}");
+    assert!(message.contains("the step failed: an illegal memory access was encountered"), "{message}");
+    assert!(report.starts_with("fault: kernel `score`"), "{report}");
+}
+
+#[test]
 fn where_there_are_no_graphs_kernels_are_started_one_by_one() {
     let machine = Machine::new();
     machine.trained("graph", &[], &[]);

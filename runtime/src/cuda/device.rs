@@ -260,10 +260,12 @@ impl Device for Gpu {
         }
         self.bind()?;
         let stream = self.stream.cu_stream();
-        // SAFETY: the range is allocated, and `bytes` outlives the copy, which is waited for.
+        // SAFETY: the range is allocated, and `bytes` outlives the copy, which is waited for. What failed before is not the
+        // copy's fault.
         unsafe {
+            driver::stream::synchronize(stream).map_err(failed("the step", ""))?;
             driver::memcpy_dtoh_async(bytes, from.0, stream).map_err(failed("copying from the GPU", ""))?;
-            driver::stream::synchronize(stream).map_err(failed("the step", ""))
+            driver::stream::synchronize(stream).map_err(failed("copying from the GPU", ""))
         }
     }
 
