@@ -153,6 +153,27 @@ fn lower_precisions_train() {
 }
 
 #[test]
+fn too_little_memory_is_one_sentence() {
+    let machine = Machine::new();
+    for (memory, what) in [
+        ("1", "the GPU has 0 MiB of memory free, net."),
+        ("8", " MiB of memory free, cuBLASLt needs 32 MiB"),
+        ("32", "the GPU has 0 MiB of memory free, the step's intermediate values needs 1 MiB"),
+        ("33", "the GPU has 0 MiB of memory free, net."),
+        // The evaluation has a device of its own.
+        ("64", " MiB of memory free, cuBLASLt needs 32 MiB"),
+    ] {
+        let (output, report) = machine.train("run", &["--device", "cuda"], &[("MEMORY_MIB", memory)]);
+        let message = said(&output);
+        assert_eq!(output.status.code(), Some(3), "{memory}: {message}");
+        assert!(message.contains(what) && message.contains(" MiB; take a smaller batch"), "{memory}: {message}");
+        assert_eq!(message.trim().lines().count(), 1, "{message}");
+        is_clean(&report);
+        assert!(!machine.path("run").exists());
+    }
+}
+
+#[test]
 fn a_kernel_that_does_not_start_is_said_with_its_node() {
     let machine = Machine::new();
     let (output, report) = machine.train("run", &["--device", "cuda"], &[("REFUSE", "kernel:score")]);

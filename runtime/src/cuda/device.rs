@@ -244,11 +244,17 @@ impl Device for Gpu {
         self.bind()?;
         let stream = self.stream.cu_stream();
         if SIZES.contains(&bytes.len()) {
-            let copied = match &mut self.staging {
-                Some(staging) => staging.copy(to.0, bytes, stream),
-                None => Staging::new().and_then(|new| self.staging.insert(new).copy(to.0, bytes, stream)),
+            let staging = match &mut self.staging {
+                Some(staging) => staging,
+                None => self.staging.insert(Staging::new().map_err(failed("making a stream", ""))?),
             };
-            return copied.map_err(failed("copying to the GPU", ""));
+            match staging.copy(to.0, bytes, stream) {
+                Err(DriverError(sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY)) => {
+                    let size = bytes.len();
+                    tracing::debug!("no memory to copy {size} bytes beside the GPU's work: it waits for the copy");
+                }
+                copied => return copied.map_err(failed("copying to the GPU", "")),
+            }
         }
         // SAFETY: the range is allocated; pageable memory is staged before the call returns, so `bytes` may change after it.
         unsafe { driver::memcpy_htod_async(to.0, bytes, stream) }.map_err(failed("copying to the GPU", ""))

@@ -21,6 +21,24 @@ struct Slot {
     emptied: sys::CUevent,
 }
 
+impl Slot {
+    /// Frees what there is of it; nothing uses it any more.
+    fn free(&self) {
+        // SAFETY: each was made in `Staging::slot` and is destroyed once.
+        unsafe {
+            for event in [self.filled, self.emptied].into_iter().filter(|event| !event.is_null()) {
+                let _ = driver::event::destroy(event);
+            }
+            if self.device != 0 {
+                let _ = driver::free_sync(self.device);
+            }
+            if !self.host.is_null() {
+                let _ = driver::free_host(self.host.cast());
+            }
+        }
+    }
+}
+
 /// The slots and their stream. Whoever drops it calls [`Staging::free`] before.
 pub struct Staging {
     stream: sys::CUstream,
@@ -37,23 +55,47 @@ impl Staging {
 
     fn slot(bytes: usize) -> Result<Slot, DriverError> {
         let event = || driver::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING);
-        // SAFETY: plain allocations, freed once in `free`.
-        unsafe {
-            let host = driver::malloc_host(bytes, 0)?.cast::<u8>();
-            Ok(Slot { host, device: driver::malloc_sync(bytes)?, filled: event()?, emptied: event()? })
+        let none = std::ptr::null_mut();
+        let mut slot = Slot { host: std::ptr::null_mut(), device: 0, filled: none, emptied: none };
+        let mut fill = || -> Result<(), DriverError> {
+            // SAFETY: plain allocations, freed once, here or in `free`.
+            unsafe {
+                slot.device = driver::malloc_sync(bytes)?;
+                slot.host = driver::malloc_host(bytes, 0)?.cast::<u8>();
+            }
+            slot.filled = event()?;
+            slot.emptied = event()?;
+            Ok(())
+        };
+        match fill() {
+            Ok(()) => Ok(slot),
+            Err(error) => {
+                slot.free();
+                Err(error)
+            }
         }
     }
 
     /// Copies `bytes` to `to`, in order with the work on `work`; returns when `bytes` may change.
+    ///
+    /// # Errors
+    /// `OUT_OF_MEMORY` when there is none for a slot; nothing was copied then.
     pub fn copy(&mut self, to: sys::CUdeviceptr, bytes: &[u8], work: sys::CUstream) -> Result<(), DriverError> {
         let size = bytes.len().next_power_of_two();
         let (slots, next) = self.slots.entry(size).or_insert_with(|| (Vec::new(), 0));
         if slots.len() < SLOTS {
-            slots.push(Self::slot(size)?);
-            *next = slots.len() - 1;
+            match Self::slot(size) {
+                Ok(slot) => {
+                    slots.push(slot);
+                    *next = slots.len() - 1;
+                }
+                // Fewer slots let less happen at the same time.
+                Err(DriverError(sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY)) if !slots.is_empty() => {}
+                Err(error) => return Err(error),
+            }
         }
         let slot = &slots[*next];
-        *next = (*next + 1) % SLOTS;
+        *next = (*next + 1) % slots.len();
         let wait = sys::CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT;
         // SAFETY: the slot holds `size` bytes on either side; an event that was never recorded counts as reached, and the one
         // waited for here comes after every use of the slot.
@@ -69,19 +111,13 @@ impl Staging {
         }
     }
 
-    /// Frees everything; the context is current.
+    /// Frees everything; the context is current, and the work stream idle.
     pub fn free(&mut self) {
-        for slot in self.slots.drain().flat_map(|(_, (slots, _))| slots) {
-            // SAFETY: each was made in `slot` and is destroyed once; the wait ends their last use.
-            unsafe {
-                let _ = driver::event::synchronize(slot.emptied);
-                let _ = driver::event::destroy(slot.filled);
-                let _ = driver::event::destroy(slot.emptied);
-                let _ = driver::free_sync(slot.device);
-                let _ = driver::free_host(slot.host.cast());
-            }
+        // SAFETY: the stream was made in `new` and is destroyed once; after the wait nothing uses the slots.
+        unsafe {
+            let _ = driver::stream::synchronize(self.stream);
+            self.slots.drain().flat_map(|(_, (slots, _))| slots).for_each(|slot| slot.free());
+            let _ = driver::stream::destroy(self.stream);
         }
-        // SAFETY: as above.
-        let _ = unsafe { driver::stream::destroy(self.stream) };
     }
 }
