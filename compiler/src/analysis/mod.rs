@@ -1,6 +1,7 @@
 //! What a training step is about: its loss, its labels, how its parameters start.
 
 mod initialization;
+pub mod loss_scale;
 mod task;
 
 pub use initialization::{Init, initialization};
