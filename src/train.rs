@@ -4,7 +4,7 @@ use crate::compile::Choices;
 use crate::problem::{Problem, load, print, say};
 use crate::progress::Watcher;
 use clap::Args;
-use npc_runtime::plan::Precision;
+use npc_runtime::plan::{LossScaling, Precision};
 use npc_runtime::train::{Target, TrainOptions, train};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -36,6 +36,13 @@ pub struct Arguments {
     /// What matrix products on a GPU round their factors to: f32, tf32, bf16 or f16; sums and all else stay float32
     #[arg(long, default_value = "f32", value_parser = precision)]
     precision: Precision,
+    /// What gradients are multiplied by on a GPU while they are computed: off, dynamic or a number [default: dynamic with
+    /// --precision f16 or float16 parameters, otherwise off]
+    #[arg(long, value_name = "off|dynamic|NUMBER")]
+    loss_scale: Option<LossScaling>,
+    /// With --device cuda: update parameters of 16 bits in place, without a float32 copy
+    #[arg(long)]
+    no_master_weights: bool,
     /// With --device cuda: train on the CPU when the GPU cannot, saying why
     #[arg(long)]
     allow_cpu_fallback: bool,
@@ -101,6 +108,9 @@ pub fn run(a: Arguments) -> Result<ExitCode, Problem> {
     if a.device == Target::Cpu && a.precision != Precision::F32 {
         return Err(Problem::usage("--precision is for --device cuda; the CPU computes in float32"));
     }
+    if a.device == Target::Cpu && a.loss_scale.is_some_and(|scale| scale != LossScaling::Off) {
+        return Err(Problem::usage("--loss-scale is for --device cuda; the CPU sums gradients in float32"));
+    }
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let options = TrainOptions {
         data: a.data.clone(),
@@ -111,6 +121,8 @@ pub fn run(a: Arguments) -> Result<ExitCode, Problem> {
         threads: a.threads.unwrap_or(cores),
         device: a.device,
         precision: a.precision,
+        loss_scale: a.loss_scale,
+        master_weights: !a.no_master_weights,
         allow_cpu_fallback: a.allow_cpu_fallback,
         out: a.out.clone(),
         resume: a.resume,

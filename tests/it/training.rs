@@ -167,6 +167,8 @@ fn a_run_stopped_inside_an_epoch_goes_on_where_it_was() {
             threads: 2,
             device: npc_runtime::train::Target::Cpu,
             precision: Default::default(),
+            loss_scale: None,
+            master_weights: true,
             allow_cpu_fallback: false,
             out: folder.path().join(out),
             resume,

@@ -4,7 +4,7 @@ use super::arena::ALIGNMENT;
 use super::{Convolution, Epilogue, Plan, PlanError, Precision, Source, Task, Work};
 use npc_kernels::cpu::contraction::Product;
 use npc_kernels::cuda::index::{self, Bits, Scatter};
-use npc_kernels::cuda::neuroplastic::{Addresses, Storage, Tables, Tensor, is_beyond_cache};
+use npc_kernels::cuda::neuroplastic::{Addresses, Storage, Tables, Tensor, is_beyond_cache, rescale};
 use npc_kernels::cuda::{DevicePointer, Launch};
 use npc_kernels::cuda::{arg, batch, dropout, norm, window};
 use npc_kernels::elementwise::{DType, ptx};
@@ -97,6 +97,15 @@ pub fn scratch_bytes(plan: &Plan) -> Result<u64, PlanError> {
     Ok(bytes.next_multiple_of(ALIGNMENT))
 }
 
+fn storage(work: &Work, dtype: DType) -> Result<Storage, PlanError> {
+    Ok(match dtype {
+        DType::F32 => Storage::F32,
+        DType::F16 => Storage::F16,
+        DType::BF16 => Storage::Bf16,
+        other => return Err(refuse(work, "NeuroPlastic", &format!(" of {other:?} parameters"))),
+    })
+}
+
 /// The groups of updates of a plan, given where its buffers are. `cache_bytes`: what of the device's L2 they may fill.
 ///
 /// # Errors
@@ -121,26 +130,19 @@ pub fn groups(plan: &Plan, buffers: &[DevicePointer], cache_bytes: u64) -> Resul
                 target_rms: config.target_rms,
                 modulation_strength: config.modulation_strength,
             };
-            groups.push(Group {
-                work: at,
-                tables: Tables::new(config, Storage::F32, &[tensor], cache_bytes),
-                is_fused: false,
-            });
+            let storage = storage(work, plan.buffers[work.reads[1]].dtype)?;
+            let tables = Tables::new(config, storage, &[tensor], cache_bytes);
+            groups.push(Group { work: at, tables, is_fused: false });
         }
         let Task::NeuroPlastic { config, updates } = &work.task else { continue };
         let mut tensors: [Vec<Tensor>; 2] = [Vec::new(), Vec::new()];
-        let mut storage = Storage::F32;
+        let mut kind = Storage::F32;
         for update in updates {
             let parameter = &plan.buffers[update.parameter];
-            storage = match parameter.dtype {
-                DType::F32 => Storage::F32,
-                DType::F16 => Storage::F16,
-                DType::BF16 => Storage::Bf16,
-                other => return Err(refuse(work, "NeuroPlastic", &format!(" of {other:?} parameters"))),
-            };
+            kind = storage(work, parameter.dtype)?;
             let state = |i: usize| update.states.get(i).map_or(DevicePointer::NULL, |id| buffers[*id]);
             let elements = parameter.elements as u64;
-            let is_large = is_beyond_cache(config, storage, elements, cache_bytes);
+            let is_large = is_beyond_cache(config, kind, elements, cache_bytes);
             tensors[usize::from(is_large)].push(Tensor {
                 parameter: buffers[update.parameter],
                 gradient: buffers[update.gradient],
@@ -149,7 +151,7 @@ pub fn groups(plan: &Plan, buffers: &[DevicePointer], cache_bytes: u64) -> Resul
                 variance: state(2),
                 base_momentum: state(3),
                 base_variance: state(4),
-                master: DevicePointer::NULL,
+                master: update.master.map_or(DevicePointer::NULL, |id| buffers[id]),
                 update: buffers[update.scratch],
                 multiplier: update.multiplier.map_or(DevicePointer::NULL, |id| buffers[id]),
                 elements,
@@ -159,7 +161,7 @@ pub fn groups(plan: &Plan, buffers: &[DevicePointer], cache_bytes: u64) -> Resul
         }
         for (is_fused, tensors) in [(true, &tensors[0]), (false, &tensors[1])] {
             if !tensors.is_empty() {
-                groups.push(Group { work: at, tables: Tables::new(config, storage, tensors, cache_bytes), is_fused });
+                groups.push(Group { work: at, tables: Tables::new(config, kind, tensors, cache_bytes), is_fused });
             }
         }
     }
@@ -181,6 +183,9 @@ pub fn commands(
     let mut list: Vec<(String, Command)> = Vec::new();
     let mut kernels: Vec<ptx::Kernel> = Vec::new();
     let at = |id: usize| memory.buffers[id];
+    let is_update = |position: usize| matches!(plan.work[position].task, Task::NeuroPlastic { .. });
+    let first = (0..plan.work.len()).find(|position| is_update(*position));
+    let last = (0..plan.work.len()).rfind(|position| is_update(*position));
     for (position, work) in plan.work.iter().enumerate() {
         let mut push = |command: Command| list.push((work.name.clone(), command));
         let bits = |id: usize| {
@@ -321,6 +326,13 @@ pub fn commands(
                 }
             }
             Task::NeuroPlastic { .. } => {
+                // All gradients of all groups, before any of them is updated.
+                if let Some(scaling) = plan.scaling.filter(|_| first == Some(position)) {
+                    for (group, addresses) in groups.iter().filter(|(g, _)| is_update(g.work)) {
+                        let find = group.tables.find_overflow(addresses, at(scaling.overflow));
+                        find.into_iter().for_each(|l| push(Command::Launch(l)));
+                    }
+                }
                 for (i, (group, addresses)) in groups.iter().enumerate().filter(|(_, (g, _))| g.work == position) {
                     let advance = counts && i + 1 == groups.len();
                     if group.is_fused {
@@ -332,6 +344,11 @@ pub fn commands(
                     } else {
                         group.tables.sweeps(addresses, advance).into_iter().for_each(|l| push(Command::Launch(l)));
                     }
+                }
+                if let Some(scaling) = plan.scaling.filter(|_| last == Some(position)) {
+                    let r = scaling.rule;
+                    let (scale, overflow) = (at(scaling.scale), at(scaling.overflow));
+                    push(Command::Launch(rescale(scale, overflow, r.growth, r.backoff, r.interval)));
                 }
             }
         }

@@ -2,6 +2,7 @@
 
 use super::arena::ALIGNMENT;
 use super::command::{self, Commands, Memory};
+use super::scaling::MASTER;
 use super::{Libraries, Plan, PlanError, Source, Task};
 use crate::{HostTensor, RuntimeError};
 use npc_compiler::graph::DType as ModelType;
@@ -143,6 +144,12 @@ impl<D: Device> Session<D> {
         let scratch = device.allocate(command::scratch_bytes(&plan)?, "partial sums")?;
         let memory = Memory { buffers, bad_indices, scratch };
         let inputs: HashMap<String, usize> = plan.inputs.iter().cloned().collect();
+        let (mut inverse_scale, mut overflow) = (DevicePointer::NULL, DevicePointer::NULL);
+        if let Some(scaling) = &plan.scaling {
+            let at = memory.buffers[scaling.scale];
+            device.write(at, &scaling.rule.state().map(f32::to_le_bytes).concat())?;
+            (inverse_scale, overflow) = (at.offset(4), memory.buffers[scaling.overflow]);
+        }
         let mut groups = Vec::new();
         for group in command::groups(&plan, &memory.buffers, device.cache_bytes())? {
             let scalar = |name: &Option<String>| {
@@ -163,8 +170,8 @@ impl<D: Device> Session<D> {
                 learning_rate: scalar(&scalars.learning_rate)?,
                 step: scalar(&scalars.step)?,
                 gates: scalar(&scalars.gates)?,
-                inverse_scale: DevicePointer::NULL,
-                overflow: DevicePointer::NULL,
+                inverse_scale,
+                overflow,
             };
             groups.push((group, addresses));
         }
@@ -179,7 +186,8 @@ impl<D: Device> Session<D> {
         &self.plan
     }
 
-    /// Gives an input its value: a batch, a scalar, a parameter or a state. Inputs that the step does not need are ignored.
+    /// Gives an input its value: a batch, a scalar, a parameter or a state. Inputs that the step does not need are ignored;
+    /// a parameter's float32 copy gets the parameter's value.
     ///
     /// # Errors
     /// A tensor of another size or type, a failed copy.
@@ -191,7 +199,15 @@ impl<D: Device> Session<D> {
             let want = format!("{} of {} elements", model_type(buffer.dtype), buffer.elements);
             return Err(RuntimeError::Input { name: name.into(), got, want }.into());
         }
-        self.device.write(self.memory.buffers[*id], tensor.bytes())
+        self.device.write(self.memory.buffers[*id], tensor.bytes())?;
+        match self.inputs.contains_key(&format!("{MASTER}{name}")) {
+            true => self.set_master(name, 0, tensor),
+            false => Ok(()),
+        }
+    }
+
+    fn set_master(&mut self, parameter: &str, first: usize, tensor: &HostTensor) -> Result<()> {
+        self.set_part(&format!("{MASTER}{parameter}"), first, &tensor.cast(ModelType::F32)?)
     }
 
     /// Gives elements of an input from the element `first` on their values.
@@ -207,7 +223,11 @@ impl<D: Device> Session<D> {
             return Err(RuntimeError::Input { name: name.into(), got, want }.into());
         }
         let at = self.memory.buffers[*id].offset((first * buffer.dtype.bytes()) as u64);
-        self.device.write(at, tensor.bytes())
+        self.device.write(at, tensor.bytes())?;
+        match self.inputs.contains_key(&format!("{MASTER}{name}")) {
+            true => self.set_master(name, first, tensor),
+            false => Ok(()),
+        }
     }
 
     /// Whether a step counts itself: the step input then holds the number of the next one.

@@ -21,7 +21,7 @@ struct Step {
 
 impl Step {
     fn new() -> Self {
-        Step { draft: Draft { buffers: Vec::new(), work: Vec::new(), inputs: Vec::new(), outputs: Vec::new() } }
+        Step { draft: Draft::default() }
     }
 
     fn input(&mut self, name: &str, elements: usize) -> BufferId {
@@ -80,6 +80,7 @@ impl Step {
             work: self.draft.work.iter().map(|n| Node { name: n.name.clone(), kind: n.kind.clone() }).collect(),
             inputs: self.draft.inputs.clone(),
             outputs: self.draft.outputs.clone(),
+            scaling: None,
         };
         let run = |has: &mut Has<'_>| {
             let draft = join(fuse::fuse(draft()).unwrap(), Precision::F32, has);

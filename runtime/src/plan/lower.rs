@@ -11,6 +11,7 @@ mod values;
 mod window;
 
 use super::maps::{self, Map, Operand, What};
+use super::scaling::{LossScale, MASTER, SCALE, Scaling};
 use super::{BufferId, Convolution, Draft, Kind, Libraries, Node, PlanError, PlanOptions, Source, Task, Update, View};
 use crate::cpu::neuroplastic::{NeuroPlastic, Signal};
 use crate::cpu::ops::conv::Conv;
@@ -69,13 +70,15 @@ pub fn lower(
         .collect();
     let mut lowering = Lowering {
         model,
-        draft: Draft { buffers: Vec::new(), work: Vec::new(), inputs: Vec::new(), outputs: Vec::new() },
+        draft: Draft::default(),
         values: HashMap::new(),
         inputs,
         narrow,
         twins: HashMap::new(),
         kept: fed_back.iter().map(|(name, _)| *name).collect(),
         take: None,
+        loss_scale: options.loss_scale,
+        master_weights: options.master_weights,
         has_convolution: &mut |c| libraries.has_convolution(c, options.precision),
     };
     lowering.take = options.resident.as_ref().map(|resident| lowering.take(resident));
@@ -118,6 +121,8 @@ struct Lowering<'a> {
     kept: HashSet<&'a str>,
     /// Where batches come from, when not from the host.
     take: Option<Take>,
+    loss_scale: Option<LossScale>,
+    master_weights: bool,
     /// Whether the device's libraries have the whole of a convolution.
     has_convolution: &'a mut dyn FnMut(&Convolution) -> bool,
 }
@@ -399,11 +404,18 @@ impl Lowering<'_> {
         if !is_kept(&ids[3]) || !ids[5..5 + states].iter().all(is_kept) {
             return Err(self.refuse(node, "NeuroPlastic", " of a parameter or state that is not fed back"));
         }
+        let is_narrow = [DType::F16, DType::BF16].contains(&dtype);
+        let master = (self.master_weights && is_narrow).then(|| {
+            let parameter = &self.draft.buffers[ids[3]];
+            let (name, elements) = (format!("{MASTER}{}", parameter.name), parameter.elements);
+            self.given(&name, DType::F32, elements)
+        });
         let config = *op.config();
         let update = Update {
             parameter: ids[3],
             gradient: ids[4],
             states: ids[5..5 + states].to_vec(),
+            master,
             multiplier,
             target_rms: config.target_rms,
             modulation_strength: config.modulation_strength,

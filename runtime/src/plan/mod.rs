@@ -23,6 +23,7 @@ mod fuse;
 mod lower;
 mod maps;
 mod parts;
+pub mod scaling;
 mod schedule;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -35,6 +36,7 @@ pub use convolution::Convolution;
 pub use epilogue::Epilogue;
 pub use lower::Names;
 pub use lower::batches::{self, Resident, Scored};
+pub use scaling::{LossScale, LossScaling, Scaling};
 pub use view::View;
 
 use npc_compiler::bindings::Bindings;
@@ -123,6 +125,8 @@ pub struct Update {
     pub gradient: BufferId,
     /// Activity trace, momentum, variance, base momentum, base variance, as many as the base keeps.
     pub states: Vec<BufferId>,
+    /// The float32 copy that is updated in the parameter's place; the parameter is its rounding.
+    pub master: Option<BufferId>,
     /// The controller's multiplier, a scalar.
     pub multiplier: Option<BufferId>,
     pub target_rms: f64,
@@ -228,6 +232,8 @@ pub struct Plan {
     pub outputs: Vec<(String, BufferId, Vec<usize>)>,
     /// Of matrix products.
     pub precision: Precision,
+    /// Of the loss, if any.
+    pub scaling: Option<Scaling>,
     /// Bytes of the arena.
     pub arena_bytes: u64,
     /// Bytes that are alive at once at least; no arena can be smaller.
@@ -248,6 +254,7 @@ impl Plan {
         libraries: &mut dyn Libraries,
     ) -> Result<Self, PlanError> {
         let draft = lower::lower(model, names, bindings, options, libraries)?;
+        scaling::check(options.loss_scale, draft.scaling)?;
         let draft = updates::group(draft);
         let draft = fuse::fuse(draft)?;
         let draft = epilogue::join(draft, options.precision, &mut |p, q, e| libraries.has_epilogue(p, q, e));
@@ -308,14 +315,20 @@ pub struct PlanOptions {
     pub scored: Option<Scored>,
     /// Of matrix products.
     pub precision: Precision,
+    /// Of a model that [`npc_compiler::analysis::loss_scale::insert`] has given the input for it.
+    pub loss_scale: Option<LossScale>,
+    /// Whether 16-bit parameters have a float32 copy that updates go to.
+    pub master_weights: bool,
 }
 
 /// A plan in the making: work in an order in which it could run, the updates among it.
+#[derive(Default)]
 struct Draft {
     buffers: Vec<Buffer>,
     work: Vec<Node>,
     inputs: Vec<(String, BufferId)>,
     outputs: Vec<(String, BufferId, Vec<usize>)>,
+    scaling: Option<Scaling>,
 }
 
 /// A piece of work before fusion.

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 /// Orders a draft that holds work only.
 pub(super) fn schedule(draft: Draft) -> Result<Plan, PlanError> {
-    let Draft { buffers, work, inputs, outputs } = draft;
+    let Draft { buffers, work, inputs, outputs, scaling } = draft;
     let work: Vec<Work> = work
         .into_iter()
         .filter_map(|node| match node.kind {
@@ -64,5 +64,5 @@ pub(super) fn schedule(draft: Draft) -> Result<Plan, PlanError> {
     order.sort_by_key(rank);
     let mut slots: Vec<Option<Work>> = work.into_iter().map(Some).collect();
     let work = order.into_iter().filter_map(|at| slots[at].take()).collect();
-    Ok(Plan { buffers, work, inputs, outputs, precision: Default::default(), arena_bytes: 0, live_bytes: 0 })
+    Ok(Plan { buffers, work, inputs, outputs, precision: Default::default(), scaling, arena_bytes: 0, live_bytes: 0 })
 }

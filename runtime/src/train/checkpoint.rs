@@ -24,6 +24,8 @@ pub struct Saved {
     pub tensors: HashMap<String, HostTensor>,
     /// `None` in a file that is no checkpoint of a run.
     pub place: Option<Place>,
+    /// Steps skipped so far, and when the epoch began.
+    pub skipped: [u64; 2],
 }
 
 const TYPES: [(DType, Dtype); 7] = [
@@ -37,7 +39,12 @@ const TYPES: [(DType, Dtype); 7] = [
 ];
 
 /// Writes a checkpoint.
-pub fn write(path: &Path, tensors: &HashMap<String, HostTensor>, place: Place) -> Result<(), TrainError> {
+pub fn write(
+    path: &Path,
+    tensors: &HashMap<String, HostTensor>,
+    place: Place,
+    skipped: [u64; 2],
+) -> Result<(), TrainError> {
     let failed = |why: String| WriteError { path: path.to_path_buf(), source: std::io::Error::other(why) };
     let mut views = Vec::new();
     for (name, tensor) in tensors {
@@ -49,7 +56,7 @@ pub fn write(path: &Path, tensors: &HashMap<String, HostTensor>, place: Place) -
     views.sort_by(|a, b| a.0.cmp(&b.0));
     let (epoch, batch, steps, s) = place;
     let sums = [s.loss_sum, s.loss_count, s.right, s.judged].map(f64::to_bits);
-    let numbers = [u64::from(epoch), batch as u64, steps].into_iter().chain(sums);
+    let numbers = [u64::from(epoch), batch as u64, steps].into_iter().chain(sums).chain(skipped);
     // One entry: several would stand in the file in another order every time.
     let place = numbers.map(|n| n.to_string()).collect::<Vec<_>>().join(" ");
     let metadata = HashMap::from([(PLACE.to_string(), place)]);
@@ -72,12 +79,13 @@ pub fn read(path: &Path) -> Result<Saved, TrainError> {
     }
     let place = header.metadata().as_ref().and_then(|m| m.get(PLACE)).map_or("", String::as_str);
     let numbers: Vec<u64> = place.split(' ').filter_map(|n| n.parse().ok()).collect();
-    let place = match numbers[..] {
-        [epoch, batch, steps, loss_sum, loss_count, right, judged] => {
+    let (place, skipped) = match numbers[..] {
+        [epoch, batch, steps, loss_sum, loss_count, right, judged, all, before] => {
             let [loss_sum, loss_count, right, judged] = [loss_sum, loss_count, right, judged].map(f64::from_bits);
-            Some((epoch as u32, batch as usize, steps, Score { loss_sum, loss_count, right, judged }))
+            let score = Score { loss_sum, loss_count, right, judged };
+            (Some((epoch as u32, batch as usize, steps, score)), [all, before])
         }
-        _ => None,
+        _ => (None, [0; 2]),
     };
-    Ok(Saved { tensors, place })
+    Ok(Saved { tensors, place, skipped })
 }

@@ -2,16 +2,18 @@
 
 use super::TrainError;
 use super::evaluate::{Score, score};
+use super::mixed::{Mixed, scaled};
 use super::state::State;
 use crate::HostTensor;
-use crate::cpu::Program;
+use crate::cpu::{Program, ProgramOptions};
 use crate::data::{Column, Split};
 use crate::plan::batches::{CURSOR, LABELS, ORDER, TOTALS};
 use crate::plan::command::memory_bytes;
 use crate::plan::device::{Device, Scalars, Session};
-use crate::plan::{Plan, PlanOptions, Precision, Resident, Scored};
+use crate::plan::scaling::{MASTER, SCALE};
+use crate::plan::{Plan, PlanOptions, Resident, Scored};
 use npc_compiler::bindings::Bindings;
-use npc_compiler::graph::Model;
+use npc_compiler::graph::{DType as ModelType, Model};
 use npc_kernels::cuda::batch::Totals;
 use npc_kernels::elementwise::DType;
 use std::time::{Duration, Instant};
@@ -56,6 +58,14 @@ pub trait Engine {
         end: usize,
     ) -> Result<Option<NotFinite>, TrainError>;
 
+    /// Gives an initial state what the engine keeps beside the model's own.
+    ///
+    /// # Errors
+    /// A parameter that cannot be converted.
+    fn extend(&self, _state: &mut State) -> Result<(), TrainError> {
+        Ok(())
+    }
+
     /// Brings the state up to date: before it is saved or evaluated.
     ///
     /// # Errors
@@ -65,14 +75,14 @@ pub trait Engine {
     }
 }
 
-/// Learning rate, step and gates of the next step.
+/// Learning rate, step and gates of the next step. A step that was skipped does not count.
 fn scalars(state: &State, bindings: &Bindings, epoch: &Epoch) -> Result<Vec<(String, HostTensor)>, TrainError> {
     let mut feeds = Vec::new();
     if let Some(rate) = &bindings.learning_rate {
         feeds.push((rate.name.clone(), HostTensor::f32(&[], &[epoch.lr as f32])?));
     }
     if let Some(step) = &bindings.step {
-        let t = state.steps as f64 + step.first;
+        let t = (state.steps - state.skipped) as f64 + step.first;
         let tensor = match step.dtype.as_str() {
             "i64" => HostTensor::i64(&[], &[t as i64])?,
             "i32" => HostTensor::i32(&[], &[t as i32])?,
@@ -146,6 +156,8 @@ pub struct OnDevice<D> {
     is_scored: bool,
     /// Whether the dataset is on the device.
     is_resident: bool,
+    /// Name and first value of the step input, where steps may be skipped.
+    counter: Option<(String, f64)>,
     /// Epoch whose order and scalars are on the device.
     epoch: Option<u32>,
     /// Batches started before the host looks at what became of them.
@@ -161,7 +173,7 @@ impl<D: Device> OnDevice<D> {
     /// Plans a model's step for a device and puts the training samples there, when they fit beside it.
     ///
     /// # Errors
-    /// An operator without a kernel, too little memory.
+    /// An operator without a kernel, too little memory, a loss that cannot be scaled.
     pub fn new(
         mut device: D,
         program: &Program,
@@ -169,10 +181,19 @@ impl<D: Device> OnDevice<D> {
         bindings: &Bindings,
         split: &Split,
         batch: usize,
-        precision: Precision,
+        mixed: &Mixed,
     ) -> Result<Self, TrainError> {
+        let with_scale = match mixed.loss_scale {
+            Some(_) => {
+                let model = scaled(model)?;
+                Some((Program::new(&model, &ProgramOptions::default())?, model))
+            }
+            None => None,
+        };
+        let (program, model) = with_scale.as_ref().map_or((program, model), |(program, model)| (program, model));
         let graph = program.device_graph(model, batch)?;
-        let mut options = PlanOptions { precision, ..PlanOptions::default() };
+        let &Mixed { precision, loss_scale, master_weights } = mixed;
+        let mut options = PlanOptions { precision, loss_scale, master_weights, ..PlanOptions::default() };
         let mut plan = graph.plan(bindings, &options, &mut device)?;
         options.scored = scored(&plan, bindings, split, batch);
         if options.scored.is_some() {
@@ -211,7 +232,8 @@ impl<D: Device> OnDevice<D> {
                 }
             }
         }
-        Ok(OnDevice { session, is_scored: options.scored.is_some(), is_resident, epoch: None, burst: 1 })
+        let counter = bindings.step.as_ref().filter(|_| loss_scale.is_some()).map(|s| (s.name.clone(), s.first));
+        Ok(OnDevice { session, is_scored: options.scored.is_some(), is_resident, counter, epoch: None, burst: 1 })
     }
 
     /// Whether the training samples are on the device.
@@ -221,12 +243,18 @@ impl<D: Device> OnDevice<D> {
 
     fn begin(&mut self, state: &State, bindings: &Bindings, epoch: &Epoch) -> Result<(), TrainError> {
         if self.epoch.is_none() {
-            for (name, tensor) in state.tensors() {
+            // A parameter's own value goes to its copy as well, and then the copy's.
+            let (copies, others): (Vec<_>, Vec<_>) = state.tensors().partition(|(name, _)| name.starts_with(MASTER));
+            for (name, tensor) in others.into_iter().chain(copies) {
                 self.session.set(name, tensor)?;
             }
         }
+        // Which steps were skipped only the device knows: after the first epoch its own count stands.
+        let step = self.counter.as_ref().filter(|_| self.epoch.is_some()).map(|(name, _)| name.clone());
         for (name, tensor) in scalars(state, bindings, epoch)? {
-            self.session.set(&name, &tensor)?;
+            if step.as_ref() != Some(&name) {
+                self.session.set(&name, &tensor)?;
+            }
         }
         if self.is_resident {
             let order: Vec<i64> = epoch.order.iter().map(|i| *i as i64).collect();
@@ -311,8 +339,27 @@ impl<D: Device> Engine for OnDevice<D> {
         Ok((bad > 0).then_some(NotFinite { loss: totals.loss, batch: first + bad }))
     }
 
+    fn extend(&self, state: &mut State) -> Result<(), TrainError> {
+        let plan = self.session.plan();
+        for (name, _) in &plan.inputs {
+            let parameter = name.strip_prefix(MASTER).and_then(|parameter| state.tensor(parameter));
+            if let Some(copy) = parameter.map(|tensor| tensor.cast(ModelType::F32)).transpose()? {
+                state.keep(name, copy);
+            }
+        }
+        if let Some(scaling) = &plan.scaling {
+            let scale = scaling.rule.state();
+            state.keep(SCALE, HostTensor::f32(&[scale.len()], &scale)?);
+        }
+        Ok(())
+    }
+
     fn fetch(&mut self, state: &mut State) -> Result<(), TrainError> {
         if self.epoch.is_some() {
+            if let Some((name, first)) = &self.counter {
+                let counted = self.session.get(name, None)?.to_f64().first().copied().unwrap_or(*first) - first;
+                state.skipped = state.steps.saturating_sub(counted as u64);
+            }
             for (name, tensor) in state.tensors_mut() {
                 *tensor = self.session.get(name, Some(tensor.dims()))?;
             }

@@ -3,7 +3,7 @@
 use super::engine::{Engine, Epoch, OnDevice};
 use super::evaluate::Evaluator;
 use super::state::State;
-use super::{Target, TrainOptions};
+use super::{Mixed, Target, TrainOptions};
 use crate::cpu::{Program, ProgramOptions};
 use crate::data::{self, Dataset};
 use crate::plan::Precision;
@@ -26,6 +26,8 @@ fn options() -> TrainOptions {
         threads: 1,
         device: Target::Cpu,
         precision: Default::default(),
+        loss_scale: None,
+        master_weights: true,
         allow_cpu_fallback: false,
         out: PathBuf::new(),
         resume: false,
@@ -72,7 +74,16 @@ fn run(case: &Case, engine: &mut dyn Engine, batches: usize) -> (Vec<(f64, Optio
 
 fn engine<D: Device>(case: &Case, device: D, precision: Precision) -> OnDevice<D> {
     let (model, bindings) = (&case.compiled.model, &case.compiled.bindings);
-    OnDevice::new(device, &case.program, model, bindings, &case.dataset.train, case.batch, precision).unwrap()
+    OnDevice::new(
+        device,
+        &case.program,
+        model,
+        bindings,
+        &case.dataset.train,
+        case.batch,
+        &Mixed { precision, ..Mixed::default() },
+    )
+    .unwrap()
 }
 
 /// The same losses, hits and weights as the CPU engine.
@@ -123,7 +134,7 @@ fn on_a_gpu_losses_follow_the_cpus() {
         let (model, b) = (&case.compiled.model, &case.compiled.bindings);
         let gpu = crate::cuda::Gpu::new(0).unwrap();
         let mut engine =
-            OnDevice::new(gpu, &case.program, model, b, &case.dataset.train, case.batch, Precision::F32).unwrap();
+            OnDevice::new(gpu, &case.program, model, b, &case.dataset.train, case.batch, &Mixed::default()).unwrap();
         let batches = case.dataset.train.len / case.batch;
         let (scores, _) = run(&case, &mut engine, batches);
         let mut program = Program::new(model, &ProgramOptions::default()).unwrap();

@@ -5,6 +5,7 @@ mod engine;
 #[cfg(test)]
 mod engine_tests;
 mod evaluate;
+mod mixed;
 mod state;
 
 use crate::RuntimeError;
@@ -12,9 +13,12 @@ use crate::cpu::{Program, ProgramOptions};
 use crate::cuda::Gpu;
 use crate::data::{self, DataError, Dataset, batch_size};
 use crate::plan::device::DeviceError;
-use crate::plan::{PlanError, Precision};
+use crate::plan::scaling::SCALE;
+use crate::plan::{LossScaling, PlanError, Precision};
 use engine::NotFinite;
 pub use engine::{Engine, OnDevice};
+pub use mixed::Mixed;
+use npc_compiler::analysis::loss_scale::LossScaleError;
 use npc_compiler::bindings::{Axis, Bindings};
 use npc_compiler::files::{self, WriteError};
 use npc_compiler::graph::Model;
@@ -56,6 +60,10 @@ pub struct TrainOptions {
     pub device: Target,
     /// Of matrix products on a GPU.
     pub precision: Precision,
+    /// Of the loss on a GPU; `None` is dynamic for float16 and otherwise off.
+    pub loss_scale: Option<LossScaling>,
+    /// Whether 16-bit parameters have a float32 copy on the GPU that updates go to.
+    pub master_weights: bool,
     /// Train on the processor where the GPU cannot.
     pub allow_cpu_fallback: bool,
     /// Folder for metrics, checkpoint and trained model.
@@ -83,6 +91,12 @@ pub struct Epoch {
     pub seconds: f64,
     /// Training samples a second.
     pub samples_per_second: f64,
+    /// The loss scale at the epoch's end, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loss_scale: Option<f64>,
+    /// Steps of the epoch that overflowed and updated nothing, where there is a loss scale.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub skipped_steps: Option<u64>,
 }
 
 /// Progress within an epoch.
@@ -137,6 +151,9 @@ pub enum TrainError {
     /// GPU.
     #[error(transparent)]
     Device(#[from] DeviceError),
+    /// A step without a place for a loss scale.
+    #[error("the loss cannot be scaled: {0}; train with --loss-scale off")]
+    LossScale(#[from] LossScaleError),
     /// A step that the GPU has no kernels for.
     #[error(transparent)]
     Plan(#[from] PlanError),
@@ -228,8 +245,8 @@ pub fn train(
     let mut engine: Option<Box<dyn Engine>> = None;
     if let Target::Cuda(ordinal) = options.device {
         let mut on_gpu = || -> Result<_, TrainError> {
-            let train =
-                OnDevice::new(Gpu::new(ordinal)?, &program, model, bindings, &dataset.train, batch, options.precision)?;
+            let mixed = Mixed::of(options, model, bindings);
+            let train = OnDevice::new(Gpu::new(ordinal)?, &program, model, bindings, &dataset.train, batch, &mixed)?;
             evaluator.move_to(Gpu::new(ordinal)?, model, bindings, options.precision)?;
             Ok(train)
         };
@@ -241,6 +258,7 @@ pub fn train(
     }
     let mut engine = engine.unwrap_or_else(|| Box::new(program));
     let mut state = State::initial(model, bindings, options)?;
+    engine.extend(&mut state)?;
     let metrics = options.out.join("metrics.jsonl");
     let writing = |path: &Path| {
         let path = path.to_path_buf();
@@ -290,6 +308,14 @@ pub fn train(
         }
         let seconds = start.elapsed().as_secs_f64();
         engine.fetch(&mut state)?;
+        let loss_scale = state.tensor(SCALE).and_then(|t| t.to_f64().first().copied());
+        let skipped = state.skipped - state.skipped_before;
+        if skipped as usize == batches {
+            let scale = loss_scale.unwrap_or(1.0);
+            tracing::warn!(
+                "every step of epoch {epoch} was skipped, because its gradients are not finite at a loss scale of {scale}"
+            );
+        }
         let test = evaluator.run(&state, &dataset.test)?;
         let line = Epoch {
             epoch,
@@ -299,6 +325,8 @@ pub fn train(
             test_accuracy: test.accuracy(),
             seconds,
             samples_per_second: ((batches - first) * batch) as f64 / seconds.max(1e-9),
+            loss_scale,
+            skipped_steps: loss_scale.map(|_| skipped),
         };
         state.next_epoch();
         let text = serde_json::to_string(&line).unwrap_or_default();

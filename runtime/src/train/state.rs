@@ -13,6 +13,11 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 use std::collections::HashMap;
 use std::path::Path;
 
+/// What the names of tensors begin with that are not the model's.
+const OWN: &str = "npc.";
+const OPTIONS: &str =
+    "go on with the --device, --precision, --loss-scale and --no-master-weights that the run was started with";
+
 /// Parameters, states and the place in the run.
 pub struct State {
     tensors: HashMap<String, HostTensor>,
@@ -24,6 +29,10 @@ pub struct State {
     pub batch: usize,
     /// Steps taken.
     pub steps: u64,
+    /// Of them those that overflowed and updated nothing.
+    pub skipped: u64,
+    /// The same when the current epoch began.
+    pub skipped_before: u64,
     /// Sums of the current epoch.
     pub score: Score,
 }
@@ -62,7 +71,16 @@ impl State {
             tensors.insert(s.name.clone(), tensor);
             feedback.insert(s.next.clone(), s.name.clone());
         }
-        Ok(State { tensors, feedback, epoch: 0, batch: 0, steps: 0, score: Score::default() })
+        Ok(State {
+            tensors,
+            feedback,
+            epoch: 0,
+            batch: 0,
+            steps: 0,
+            skipped: 0,
+            skipped_before: 0,
+            score: Score::default(),
+        })
     }
 
     /// Takes up a run where its checkpoint left it.
@@ -76,11 +94,20 @@ impl State {
         let saved = checkpoint::read(&path)?;
         let mut state = initial;
         let names = bindings.parameters.iter().flat_map(|p| p.states.iter().map(|s| &s.name).chain([&p.name]));
-        for name in names.chain(bindings.state.iter().map(|s| &s.name)) {
-            let own = state.tensors.get(name).map(|t| (t.dtype(), t.dims()));
-            let fits = |t: &&HostTensor| own == Some((t.dtype(), t.dims()));
+        let own = state.tensors.keys().filter(|name| name.starts_with(OWN)).cloned().collect::<Vec<_>>();
+        if let Some(name) = saved.tensors.keys().find(|n| n.starts_with(OWN) && !state.tensors.contains_key(*n)) {
+            let why = format!("it holds '{name}', which this run does not keep; {OPTIONS}");
+            return Err(TrainError::Checkpoint { path, why });
+        }
+        for name in names.chain(bindings.state.iter().map(|s| &s.name)).chain(&own) {
+            let mine = state.tensors.get(name).map(|t| (t.dtype(), t.dims()));
+            let fits = |t: &&HostTensor| mine == Some((t.dtype(), t.dims()));
             let Some(tensor) = saved.tensors.get(name).filter(fits) else {
-                let why = format!("it does not hold '{name}' as this model has it; it belongs to another model");
+                let why = if name.starts_with(OWN) {
+                    format!("it does not hold '{name}', which this run keeps; {OPTIONS}")
+                } else {
+                    format!("it does not hold '{name}' as this model has it; it belongs to another model")
+                };
                 return Err(TrainError::Checkpoint { path, why });
             };
             state.tensors.insert(name.clone(), tensor.clone());
@@ -89,6 +116,7 @@ impl State {
             || "it does not say where its run stood, so it is no checkpoint of npc's; start without --resume";
         let place = saved.place.ok_or_else(|| TrainError::Checkpoint { path, why: no_place().into() })?;
         (state.epoch, state.batch, state.steps, state.score) = place;
+        [state.skipped, state.skipped_before] = saved.skipped;
         Ok(state)
     }
 
@@ -98,6 +126,7 @@ impl State {
             &folder.join(checkpoint::FILE),
             &self.tensors,
             (self.epoch, self.batch, self.steps, self.score),
+            [self.skipped, self.skipped_before],
         )?;
         let mut model = model.clone();
         for p in &bindings.parameters {
@@ -107,6 +136,16 @@ impl State {
         }
         let path = folder.join("model.onnx");
         Ok(npc_compiler::onnx::save(&model, &path, &Default::default())?)
+    }
+
+    /// Adds a tensor that is not the model's, for checkpoints; its name begins with `npc.`.
+    pub fn keep(&mut self, name: &str, tensor: HostTensor) {
+        self.tensors.insert(name.to_string(), tensor);
+    }
+
+    /// A tensor by name.
+    pub fn tensor(&self, name: &str) -> Option<&HostTensor> {
+        self.tensors.get(name)
     }
 
     /// Moves every tensor out, as feeds of a step.
@@ -139,6 +178,7 @@ impl State {
     pub fn next_epoch(&mut self) {
         self.epoch += 1;
         self.batch = 0;
+        self.skipped_before = self.skipped;
         self.score = Score::default();
     }
 }

@@ -9,6 +9,13 @@ impl Lowering<'_> {
         let name = at
             .and_then(|i| self.inputs.get(i))
             .ok_or_else(|| PlanError::Graph(format!("the input '{}' has no name", node.name)))?;
+        if let Some(rule) = self.loss_scale.filter(|_| name == SCALE) {
+            let scale = self.given(SCALE, DType::F32, rule.state().len());
+            let overflow = self.draft.buffer("overflow", DType::I32, 1, Source::Kept);
+            self.draft.scaling = Some(Scaling { rule, scale, overflow });
+            self.values.insert(outlet, View::dense(scale, &[]));
+            return Ok(());
+        }
         let is_narrow = self.narrow.contains(name);
         let dtype = if is_narrow { DType::BF16 } else { self.dtype(outlet)? };
         let shape = self.shape(outlet)?;
