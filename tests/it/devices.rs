@@ -33,7 +33,9 @@ fn a_fallback_is_asked_for_and_said() {
     let message = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && message.contains("training on the CPU: "), "{message}");
     assert!(out.join("model.onnx").exists());
-    let output = npc(common.iter().copied().chain(["--precision", "bf16"]));
-    assert_eq!(output.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("--device cuda"));
+    for option in [["--precision", "bf16"], ["--loss-scale", "dynamic"], ["--loss-scale", "64"]] {
+        let output = npc(common.iter().copied().chain(option));
+        assert_eq!(output.status.code(), Some(2), "{option:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains("--device cuda"), "{option:?}");
+    }
 }

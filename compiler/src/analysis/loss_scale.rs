@@ -80,8 +80,7 @@ fn cast(value: ValueId, to: DType) -> Node {
     Node::new("Cast", [value]).with("to", i64::from(to.0))
 }
 
-/// The earliest value whose multiplication by s > 0 multiplies every gradient by s and changes nothing else. It lies behind
-/// divisions by constants (a batch's size), which would only make it larger than it has to be.
+/// The earliest value whose multiplication by s > 0 multiplies every gradient by s and changes nothing else.
 ///
 /// # Errors
 /// When there is none.
@@ -116,8 +115,10 @@ pub fn cut(graph: &Graph) -> Result<ValueId, LossScaleError> {
     let mut last = None;
     for value in computed.into_iter().chain(constants) {
         match scan.degrees(value) {
-            Ok(()) => return Ok(scan.behind_constants(value)),
-            Err(why) => last = Some((value, why)),
+            Ok(()) => return Ok(value),
+            // What breaks a constant says less than what breaks the backward pass.
+            Err(why) if last.is_none() || !scan.is_constant(value) => last = Some((value, why)),
+            Err(_) => {}
         }
     }
     Err(match last {
@@ -309,24 +310,6 @@ impl<'a> Scan<'a> {
             }
         }])
     }
-
-    /// The value behind divisions by, and products with, constants that are the only reader of what is before them.
-    fn behind_constants(&self, mut value: ValueId) -> ValueId {
-        loop {
-            let [reader] = self.graph.value(value).consumers[..] else { return value };
-            let node = self.graph.node(reader);
-            let is_scaling = (node.is("Div") && node.input(0) == Some(value)) || node.is("Mul");
-            let others = node.inputs.iter().flatten().filter(|v| **v != value);
-            let Some(result) = node.output(0).filter(|_| is_scaling && others.clone().count() == 1) else {
-                return value;
-            };
-            let is_same = self.graph.value(result).dtype() == self.graph.value(value).dtype();
-            if !is_same || !others.clone().all(|v| self.is_constant(*v) && !self.graph.value(*v).is_input) {
-                return value;
-            }
-            value = result;
-        }
-    }
 }
 
 fn store(node: &Node, found: &[Degree], degrees: &mut [Degree]) {
@@ -382,23 +365,86 @@ mod tests {
         compile(crate::onnx::load(&path).unwrap(), &options).unwrap().model
     }
 
+    /// The seed of the backward pass, or the logits' gradient.
     #[test]
     fn every_shipped_step_has_a_cut() {
-        let mut found = Vec::new();
-        for folder in ["pytorch-train-step", "cnn-train-step", "jax-train-step"] {
-            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models").join(folder);
-            let mut files: Vec<_> = std::fs::read_dir(path).unwrap().map(|f| f.unwrap().file_name()).collect();
-            files.sort();
-            for file in files.iter().map(|f| f.to_str().unwrap()).filter(|f| f.ends_with(".onnx")) {
-                let mut model = compiled(&format!("{folder}/{file}"), Optimizer::NeuroPlastic);
-                let (before, name) = (model.graph.node_count(), insert(&mut model).unwrap());
-                assert_eq!(model.graph.node_count(), before + 1, "{file}");
-                crate::graph::verify::verify(&model).unwrap();
-                let value = model.graph.value_named(&name).unwrap();
-                let (_, node) = model.graph.producer(value).unwrap();
-                found.push(format!("{file}: {}", crate::graph::text::application(&model.graph, node)));
-            }
+        for (file, cut) in [
+            ("pytorch-train-step/mlp_adam_lerp.onnx", "Div(full_like, _to_copy)"),
+            ("pytorch-train-step/mlp_adamw.onnx", "Div(full_like, _to_copy)"),
+            ("pytorch-train-step/mlp_adamw_unoptimized.onnx", "Expand(val_10, val_11)"),
+            ("pytorch-train-step/mlp_momentum.onnx", "Div(full_like, _to_copy)"),
+            ("pytorch-train-step/mlp_rmsprop.onnx", "Div(full_like, _to_copy)"),
+            ("pytorch-train-step/mlp_sgd.onnx", "Div(full_like, _to_copy)"),
+            ("pytorch-train-step/transformer_adamw.onnx", "Div(full_like, _to_copy)"),
+            ("cnn-train-step/cnn_adamw.onnx", "Sub(probabilities, one_hot)"),
+            ("jax-train-step/mlp_optax_adam.onnx", "Neg(const_68)"),
+            ("jax-train-step/mlp_optax_momentum.onnx", "Neg(const_68)"),
+            ("jax-train-step/mlp_optax_sgd.onnx", "Neg(const_68)"),
+        ] {
+            let mut model = compiled(file, Optimizer::NeuroPlastic);
+            let (before, name) = (model.graph.node_count(), insert(&mut model).unwrap());
+            assert_eq!(model.graph.node_count(), before + 1, "{file}");
+            crate::graph::verify::verify(&model).unwrap();
+            let value = model.graph.value_named(&name).unwrap();
+            let (_, node) = model.graph.producer(value).unwrap();
+            assert_eq!(crate::graph::text::application(&model.graph, node), cut, "{file}");
+            // Only the multiplication reads it any more.
+            assert_eq!(model.graph.value(value).consumers.len(), 1, "{file}");
         }
-        println!("{found:#?}");
+    }
+
+    fn first_update(graph: &Graph) -> NodeId {
+        graph.node_ids().find(|id| is_own(graph.node(*id), OP)).unwrap()
+    }
+
+    #[test]
+    fn what_cannot_be_scaled_is_refused_by_name() {
+        let refused = |change: fn(&mut Graph)| {
+            let mut model = compiled("pytorch-train-step/mlp_sgd.onnx", Optimizer::NeuroPlastic);
+            change(&mut model.graph);
+            insert(&mut model).unwrap_err().to_string()
+        };
+        let clipped = refused(|graph| {
+            let update = first_update(graph);
+            let [low, high] = [-1.0, 1.0].map(|x| graph.add_initializer("bound", Tensor::f32([], &[x])));
+            let gradient = graph.node(update).input(4).unwrap();
+            let mut clip = Node::new("Clip", [gradient, low, high]);
+            clip.name = "by_value".into();
+            let [clipped] = graph.add(clip, ["clipped"]);
+            graph.set_input(update, 4, clipped);
+        });
+        assert!(clipped.contains("Clip at node 'by_value'"), "{clipped}");
+        // An output of the user's own that would be scaled with the gradients.
+        let shown = refused(|graph| {
+            let gradient = graph.node(first_update(graph)).input(4).unwrap();
+            graph.outputs.push(gradient);
+        });
+        assert!(shown.contains("nothing else"), "{shown}");
+        let squared = refused(|graph| {
+            let update = first_update(graph);
+            let gradient = graph.node(update).input(4).unwrap();
+            let [square] = graph.add(Node::new("Mul", [gradient, gradient]), ["square"]);
+            graph.set_input(update, 4, square);
+        });
+        assert!(squared.contains("does not grow"), "{squared}");
+        let mut kept = compiled("pytorch-train-step/mlp_sgd.onnx", Optimizer::Keep);
+        assert!(insert(&mut kept).unwrap_err().to_string().contains("kept optimizer"));
+    }
+
+    /// Gradients divided by their norm, and put together again by it, are as linear as they were.
+    #[test]
+    fn degrees_of_roots_and_quotients_cancel() {
+        let mut model = compiled("pytorch-train-step/mlp_sgd.onnx", Optimizer::NeuroPlastic);
+        let graph = &mut model.graph;
+        let update = first_update(graph);
+        let gradient = graph.node(update).input(4).unwrap();
+        let [square] = graph.add(Node::new("ReduceSumSquare", [gradient]), ["square"]);
+        let [norm] = graph.add(Node::new("Sqrt", [square]), ["norm"]);
+        let [direction] = graph.add(Node::new("Div", [gradient, norm]), ["direction"]);
+        let [again] = graph.add(Node::new("Mul", [direction, norm]), ["again"]);
+        graph.set_input(update, 4, again);
+        assert!(cut(graph).is_ok());
+        graph.set_input(update, 4, direction);
+        assert!(cut(graph).unwrap_err().to_string().contains("does not grow"));
     }
 }

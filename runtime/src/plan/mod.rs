@@ -24,6 +24,8 @@ mod lower;
 mod maps;
 mod parts;
 pub mod scaling;
+#[cfg(test)]
+mod scaling_tests;
 mod schedule;
 #[cfg(test)]
 pub(crate) mod testing;

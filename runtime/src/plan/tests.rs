@@ -13,7 +13,7 @@ use std::path::Path;
 
 mod gpt;
 
-fn compiled(file: &str, optimizer: Optimizer) -> Compiled {
+pub(super) fn compiled(file: &str, optimizer: Optimizer) -> Compiled {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models").join(file);
     compile(onnx::load(&path).unwrap(), &CompileOptions { optimizer, ..CompileOptions::default() }).unwrap()
 }
@@ -23,7 +23,7 @@ fn planned(program: &Program, compiled: &Compiled, batch: usize, device: &mut im
 }
 
 /// A value for an input, the same in both engines.
-fn value(name: &str, dtype: ModelType, dims: &[usize], seed: usize) -> HostTensor {
+pub(super) fn value(name: &str, dtype: ModelType, dims: &[usize], seed: usize) -> HostTensor {
     let count: usize = dims.iter().product();
     match dtype {
         ModelType::I64 => {

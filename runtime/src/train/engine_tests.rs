@@ -16,7 +16,7 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-fn options() -> TrainOptions {
+pub(super) fn options() -> TrainOptions {
     TrainOptions {
         data: String::new(),
         epochs: 2,
@@ -35,14 +35,14 @@ fn options() -> TrainOptions {
     }
 }
 
-struct Case {
-    compiled: Compiled,
-    program: Program,
-    dataset: Dataset,
-    batch: usize,
+pub(super) struct Case {
+    pub compiled: Compiled,
+    pub program: Program,
+    pub dataset: Dataset,
+    pub batch: usize,
 }
 
-fn case(file: &str, optimizer: Optimizer) -> Case {
+pub(super) fn case(file: &str, optimizer: Optimizer) -> Case {
     let model = onnx::load(&root().join("models").join(file)).unwrap();
     let compiled = compile(model, &CompileOptions { optimizer, ..CompileOptions::default() }).unwrap();
     let program = Program::new(&compiled.model, &ProgramOptions::default()).unwrap();

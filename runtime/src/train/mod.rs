@@ -6,6 +6,8 @@ mod engine;
 mod engine_tests;
 mod evaluate;
 mod mixed;
+#[cfg(test)]
+mod mixed_tests;
 mod state;
 
 use crate::RuntimeError;

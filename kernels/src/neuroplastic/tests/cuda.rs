@@ -395,3 +395,17 @@ fn an_overflow_skips_the_step_on_the_device() {
     assert_eq!(group.device.get::<f32>(scale, 2), [512.0, 1.0 / 512.0]);
     assert_eq!(group.device.get::<i64>(group.addresses.step, 1), [2]);
 }
+
+#[test]
+fn a_scale_ends_neither_in_zero_nor_in_infinity() {
+    let mut device = Device::new(Schedule::InOrder);
+    let scale = device.put(&[1.0f32, 1.0, 0.0]);
+    let overflow = device.put(&[0u32]);
+    for (found, end) in [(0u32, 2f32.powi(126)), (1, 2f32.powi(-126))] {
+        for _ in 0..5 {
+            device.memory.write(overflow.0, &[found]).unwrap();
+            device.run(&rescale(scale, overflow, 2f32.powi(60), 2f32.powi(-60), 1.0));
+        }
+        assert_eq!(device.get::<f32>(scale, 2), [end, 1.0 / end]);
+    }
+}
