@@ -27,6 +27,8 @@ fn options(data: String, out: &Path, epochs: u32) -> TrainOptions {
         threads: 1,
         device: Target::Cpu,
         precision: Default::default(),
+        loss_scale: None,
+        master_weights: true,
         allow_cpu_fallback: false,
         out: out.to_path_buf(),
         resume: false,
