@@ -24,6 +24,8 @@ fn initial(model: &Model, bindings: &Bindings) -> Outcome<State> {
         threads: 1,
         device: Target::Cuda(0),
         precision: Precision::F32,
+        loss_scale: None,
+        master_weights: true,
         allow_cpu_fallback: false,
         out: Default::default(),
         resume: false,

@@ -40,6 +40,7 @@ pub struct Gpu {
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
     lt: Option<Lt>,
+    products_workspace: Option<DevicePointer>,
     /// Opened once; `Some(None)` where it is not installed.
     dnn: Option<Option<Dnn>>,
     /// What convolutions work in, one after the other.
@@ -89,6 +90,7 @@ impl Gpu {
             context,
             stream,
             lt: None,
+            products_workspace: None,
             dnn: None,
             workspace: DevicePointer::NULL,
             modules: HashMap::new(),
@@ -125,7 +127,12 @@ impl Gpu {
                 let why = "this model needs cuBLASLt 12, which was not found: pip install nvidia-cublas-cu12, or set NPC_CUDA_LIBS to the folder that holds libcublasLt.so.12";
                 return Err(DeviceError::Missing(why.into()));
             }
-            let workspace = self.allocate(lt::WORKSPACE, "cuBLASLt")?;
+            // Taken once, also where the library does not open at the first attempt.
+            let workspace = match self.products_workspace {
+                Some(workspace) => workspace,
+                None => self.allocate(lt::WORKSPACE, "cuBLASLt")?,
+            };
+            self.products_workspace = Some(workspace);
             self.lt = Some(Lt::new(workspace).map_err(library_failed("opening cuBLASLt", ""))?);
         }
         self.lt.as_mut().ok_or_else(|| DeviceError::Missing("cuBLASLt was not opened".into()))

@@ -248,13 +248,17 @@ pub fn train(
     if let Target::Cuda(ordinal) = options.device {
         let mut on_gpu = || -> Result<_, TrainError> {
             let mixed = Mixed::of(options, model, bindings);
-            let train = OnDevice::new(Gpu::new(ordinal)?, &program, model, bindings, &dataset.train, batch, &mixed)?;
+            // First, so that the training samples are put beside it only where there is room for both.
             evaluator.move_to(Gpu::new(ordinal)?, model, bindings, options.precision)?;
+            let train = OnDevice::new(Gpu::new(ordinal)?, &program, model, bindings, &dataset.train, batch, &mixed)?;
             Ok(train)
         };
         match on_gpu() {
             Ok(gpu) => engine = Some(Box::new(gpu)),
-            Err(error) if options.allow_cpu_fallback => tracing::warn!("training on the CPU: {error}"),
+            Err(error) if options.allow_cpu_fallback => {
+                tracing::warn!("training on the CPU: {error}");
+                evaluator = evaluate::Evaluator::new(model, bindings, batch, options.threads)?;
+            }
             Err(error) => return Err(error),
         }
     }
