@@ -18,10 +18,10 @@ struct Aligned {
 }
 
 impl Aligned {
-    fn new(n: usize, mut value: impl FnMut() -> f32) -> Aligned {
+    fn new(n: usize, value: impl FnMut() -> f32) -> Aligned {
         let mut values = vec![0.0; n + 8];
         let start = values.as_ptr().align_offset(32);
-        values[start..start + n].fill_with(|| value());
+        values[start..start + n].fill_with(value);
         values.truncate(start + n);
         Aligned { values, start }
     }

@@ -156,12 +156,13 @@ fn lower_precisions_train() {
 fn too_little_memory_is_one_sentence() {
     let machine = Machine::new();
     for (memory, what) in [
-        ("1", "the GPU has 0 MiB of memory free, net."),
-        ("8", " MiB of memory free, cuBLASLt needs 32 MiB"),
-        ("32", "the GPU has 0 MiB of memory free, the step's intermediate values needs 1 MiB"),
+        // The evaluation, which comes first and has a device of its own.
+        ("1", "the GPU has 0 MiB of memory free, cuBLASLt needs 32 MiB"),
+        ("32", "the GPU has 0 MiB of memory free, the step's arena needs 1 MiB"),
         ("33", "the GPU has 0 MiB of memory free, net."),
-        // The evaluation has a device of its own.
-        ("64", " MiB of memory free, cuBLASLt needs 32 MiB"),
+        // The training.
+        ("64", "the GPU has 1 MiB of memory free, cuBLASLt needs 32 MiB"),
+        ("65", "the GPU has 0 MiB of memory free, net."),
     ] {
         let (output, report) = machine.train("run", &["--device", "cuda"], &[("MEMORY_MIB", memory)]);
         let message = said(&output);

@@ -216,7 +216,7 @@ impl<'a> Scan<'a> {
     /// Degrees of a node's outputs; one stands for all.
     fn node(&self, node: &Node, degrees: &[Degree]) -> Result<Vec<Degree>, String> {
         let of = |v: ValueId| degrees[v.0 as usize];
-        let at = |slot: usize| node.input(slot).map_or(None, of);
+        let at = |slot: usize| node.input(slot).and_then(of);
         let all: Vec<Degree> = node.inputs.iter().flatten().map(|v| of(*v)).collect();
         let still = |slots: &[usize]| {
             let moving = slots.iter().find(|slot| at(**slot).is_some_and(|d| d != 0));

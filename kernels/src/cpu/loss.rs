@@ -67,6 +67,8 @@ impl<L: Copy + Into<i64> + Sync> Labels<'_, L> {
     /// order of the labels.
     fn reduce(&self, shape: LossShape, loss: &mut [f32], loss_at: impl Fn(usize, usize) -> f32) {
         let (mut sum, mut weight) = (0.0f64, 0.0f64);
+        // `loss` has one element a label only without a reduction.
+        #[allow(clippy::needless_range_loop)]
         for position in 0..self.ids.len() {
             let (n, d) = (position / shape.positions, position % shape.positions);
             let (term, w) = match self.class(position) {
@@ -138,7 +140,8 @@ pub fn softmax_cross_entropy<L: Copy + Into<i64> + Sync>(
         log_sum - (scores[at] - largest)
     });
     if let Some(log_prob) = log_prob.filter(|l| !l.is_empty()) {
-        let write = |((log_prob, scores), norms): ((&mut [f32], &[f32]), &[(f32, f32)])| {
+        type Sample<'a> = ((&'a mut [f32], &'a [f32]), &'a [(f32, f32)]);
+        let write = |((log_prob, scores), norms): Sample<'_>| {
             for (log_prob, scores) in log_prob.chunks_exact_mut(positions).zip(scores.chunks_exact(positions)) {
                 for ((l, s), (largest, log_sum)) in log_prob.iter_mut().zip(scores).zip(norms) {
                     *l = (s - largest) - log_sum;

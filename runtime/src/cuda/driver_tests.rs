@@ -35,8 +35,8 @@ fn models_step_as_on_the_cpu() {
     for order in ORDERS {
         let end =
             on_the_driver("plan::tests::on_a_gpu::models_step_as_on_the_cpu", 2, &[("NPC_TEST_DRIVER_ORDER", order)]);
-        // Five models, two steps each: a graph launch a step, and products in it.
-        assert_eq!(count(&end, "graph launches"), 10, "{end}");
+        // Six models, two steps each: a graph launch a step, and products in it.
+        assert_eq!(count(&end, "graph launches"), 12, "{end}");
         assert!(count(&end, "products") >= 100, "{end}");
     }
 }
@@ -45,7 +45,7 @@ fn models_step_as_on_the_cpu() {
 fn models_step_without_epilogues() {
     let test = "plan::tests::on_a_gpu::models_step_as_on_the_cpu";
     let end = on_the_driver(test, 1, &[("NPC_TEST_DRIVER_REFUSE", "epilogues")]);
-    assert_eq!(count(&end, "graph launches"), 5, "{end}");
+    assert_eq!(count(&end, "graph launches"), 6, "{end}");
 }
 
 #[test]

@@ -53,7 +53,8 @@ pub fn place(plan: &mut Plan) {
 /// Offsets under which no two lifetimes that meet overlap.
 pub fn offsets(lives: &[Lifetime]) -> Vec<u64> {
     let span = |l: &Lifetime| (l.last - l.first + 1) as u64;
-    let orders: [&dyn Fn(&Lifetime) -> (u64, u64); 4] = [
+    type Key<'a> = &'a dyn Fn(&Lifetime) -> (u64, u64);
+    let orders: [Key<'_>; 4] = [
         &|l| (u64::MAX - l.bytes, l.first as u64),
         &|l| (u64::MAX - l.bytes.saturating_mul(span(l)), l.first as u64),
         &|l| (u64::MAX - span(l), u64::MAX - l.bytes),

@@ -122,7 +122,7 @@ impl<D: Device> Session<D> {
     /// # Errors
     /// Not enough memory, a kernel that does not load.
     pub fn new(plan: Plan, mut device: D, scalars: &Scalars) -> Result<Self> {
-        let arena = device.allocate(plan.arena_bytes.max(ALIGNMENT), "the step's intermediate values")?;
+        let arena = device.allocate(plan.arena_bytes.max(ALIGNMENT), "the step's arena")?;
         let mut buffers = Vec::with_capacity(plan.buffers.len());
         for buffer in &plan.buffers {
             buffers.push(match &buffer.source {

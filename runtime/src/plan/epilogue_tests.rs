@@ -159,7 +159,7 @@ fn zero_where(step: &mut Step, dy: &Value, mask: &Value) -> Value {
 /// The tanh form, and the derivative beside it.
 fn gelu(step: &mut Step, z: &Value) -> (Value, Value) {
     let slope = (2.0f32 / std::f32::consts::PI).sqrt();
-    let square = step.apply(Operation::Square, &[z.clone()]);
+    let square = step.apply(Operation::Square, std::slice::from_ref(z));
     let inner = step.apply(Operation::Multiply, &[square.clone(), number(0.044715)]);
     let inner = step.apply(Operation::Add, &[inner, number(1.0)]);
     let inner = step.apply(Operation::Multiply, &[inner, z.clone()]);
@@ -203,10 +203,10 @@ fn activations_join_with_their_gradients() {
         step.apply(Operation::Select, &[positive, dy.clone(), number(0.0)])
     };
     let of_itself: Function = |step, z| {
-        let y = step.apply(Operation::Relu, &[z.clone()]);
+        let y = step.apply(Operation::Relu, std::slice::from_ref(z));
         (y.clone(), y)
     };
-    let of_z: Function = |step, z| (step.apply(Operation::Relu, &[z.clone()]), z.clone());
+    let of_z: Function = |step, z| (step.apply(Operation::Relu, std::slice::from_ref(z)), z.clone());
     assert_eq!(layer(of_itself, by_value, true).run(all), both(Activation::Relu, true));
     assert_eq!(layer(of_z, by_value, false).run(all), both(Activation::Relu, false));
 }
@@ -219,7 +219,7 @@ fn what_the_library_lacks_stays_a_kernel() {
     // Without a gradient behind it nothing has to be kept.
     let alone = |activation| [Epilogue::Bias { activation, keeps: false }];
     let of_itself: Function = |step, z| {
-        let y = step.apply(Operation::Relu, &[z.clone()]);
+        let y = step.apply(Operation::Relu, std::slice::from_ref(z));
         (y.clone(), y)
     };
     let nothing: Behind = |_, dy, _| dy.clone();

@@ -69,7 +69,8 @@ fn moved(p: &Product, view: &View) -> Option<Product> {
             return Some(distance);
         }
         // A distance lies within one axis, the outermost that it is a multiple of.
-        let at = axes.iter().position(|(extent, dense, _)| distance % dense == 0 && distance / dense < *extent)?;
+        let at =
+            axes.iter().position(|(extent, dense, _)| distance.is_multiple_of(*dense) && distance / dense < *extent)?;
         let steps = distance / axes[at].1;
         highest[at] += steps * (count - 1);
         Some(steps * axes[at].2)

@@ -108,7 +108,12 @@ fn compare_on(mut device: impl Device, file: &str, optimizer: Optimizer, steps: 
             let (got, wanted) = (got.to_f64(), want.to_f64());
             let size = wanted.iter().fold(1e-6f64, |m, x| m.max(x.abs()));
             // Where the gradient is nothing but rounding, Adam's direction is too: few elements may differ.
-            let far = got.iter().zip(&wanted).filter(|(a, b)| !((*a - *b).abs() <= tolerance * size)).count();
+            let far = got
+                .iter()
+                .zip(&wanted)
+                .map(|(a, b)| (a - b).abs())
+                .filter(|d| d.is_nan() || *d > tolerance * size)
+                .count();
             assert!(far * 1000 <= wanted.len(), "{file} step {t}: {far} of {} elements of {name} differ", wanted.len());
             if let Some(input) = fed_back.get(name.as_str()) {
                 feeds.insert((*input).to_string(), want);

@@ -31,6 +31,7 @@ impl View {
     }
 
     /// Number of elements, repeated ones counted.
+    #[allow(clippy::len_without_is_empty)]
     pub fn len(&self) -> usize {
         self.shape.iter().product()
     }

@@ -75,7 +75,7 @@ pub fn score(logits: &HostTensor, axis: i64, labels: &Column, samples: &[usize],
 
 /// What computes an evaluation's output.
 enum Forward {
-    Cpu(Program),
+    Cpu(Box<Program>),
     Device(Box<dyn OnePass>),
 }
 
@@ -122,7 +122,7 @@ impl Evaluator {
             None => None,
         };
         let wanted = program.iter().flat_map(Program::inputs).map(str::to_string).collect();
-        let (output, forward) = (output.unwrap_or_default(), program.map(Forward::Cpu));
+        let (output, forward) = (output.unwrap_or_default(), program.map(|program| Forward::Cpu(Box::new(program))));
         Ok(Evaluator {
             forward,
             wanted,

@@ -115,7 +115,7 @@ fn function_bodies_are_closed_too() {
     let node = field(7, &[field(1, b"q"), field(2, b"y"), field(4, b"Neg")].concat());
     for (functions, words) in [
         (vec![function("f", &[]), function("f", &[])], "function 'f': is defined twice"),
-        (vec![function("f", &[node.clone()])], "function 'f', node Neg 'y': reads 'q'"),
+        (vec![function("f", std::slice::from_ref(&node))], "function 'f', node Neg 'y': reads 'q'"),
         (vec![function("f", &[field(5, b"y")])], "returns 'y'"),
         (vec![function("f", &[field(4, b"x"), field(4, b"x")])], "function 'f', input 'x': is declared twice"),
     ] {

@@ -12,9 +12,8 @@ fn geometry() -> impl Strategy<Value = (Geometry, [usize; 3])> {
         Some((input, output, kernel, stride, dilation, before, after))
     });
     prop::collection::vec(axis, 1..=3).prop_map(|axes| {
-        let all = |f: fn(&(usize, usize, usize, usize, usize, usize, usize)) -> usize| -> Vec<usize> {
-            axes.iter().map(f).collect()
-        };
+        type Axis = (usize, usize, usize, usize, usize, usize, usize);
+        let all = |f: fn(&Axis) -> usize| -> Vec<usize> { axes.iter().map(f).collect() };
         let pads: Vec<isize> = axes.iter().map(|a| a.5 as isize).collect();
         let g = Geometry::new(&all(|a| a.0), &all(|a| a.1), &all(|a| a.2), &all(|a| a.3), &all(|a| a.4), &pads);
         let mut after = [0; 3];

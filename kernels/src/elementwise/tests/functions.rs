@@ -51,7 +51,8 @@ fn erf(x: f64) -> f64 {
 
 #[test]
 fn functions_are_accurate_over_the_whole_range() {
-    let bounds: [(Operation, fn(f64) -> f64, f64); 6] = [
+    type Exact = fn(f64) -> f64;
+    let bounds: [(Operation, Exact, f64); 6] = [
         (Operation::Exp, f64::exp, 1.1),
         (Operation::Log, f64::ln, 1.1),
         (Operation::Tanh, f64::tanh, 2.0),

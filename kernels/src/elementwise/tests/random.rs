@@ -54,7 +54,7 @@ fn constant(dtype: DType, pick: usize) -> Operand {
         match dtype {
             DType::I32 => Scalar::I32(integer as i32),
             DType::I64 => Scalar::I64(integer),
-            DType::Bool => Scalar::Bool(pick % 2 == 0),
+            DType::Bool => Scalar::Bool(pick.is_multiple_of(2)),
             _ => Scalar::Float(float),
         },
     )

@@ -157,9 +157,10 @@ fn a_bad_job_keeps_the_whole_group_untouched() {
         base_momentum: &mut [],
         base_variance: &mut [],
     };
-    let mut jobs = [job(AnyTensors::F32(good.tensors())), job(AnyTensors::F32(bad))];
-    assert!(step_many(&mut jobs, &Workspace::new()).is_err());
-    drop(jobs);
+    {
+        let mut jobs = [job(AnyTensors::F32(good.tensors())), job(AnyTensors::F32(bad))];
+        assert!(step_many(&mut jobs, &Workspace::new()).is_err());
+    }
     assert_eq!(good, before);
 }
 

@@ -23,10 +23,10 @@ fn noise(n: usize, seed: u32) -> Vec<f32> {
 fn configs() -> Vec<Config> {
     let classic = Config { weight_decay: 0.01, ..Config::default() };
     vec![
-        classic.clone(),
-        Config { plasticity_scale: 2.0, bounded_residual: true, residual_max_ratio: 0.1, ..classic.clone() },
-        Config { orthogonal_residual: true, ..classic.clone() },
-        Config { hybrid_base: HybridBase::AdamW, modulation_strength: 1.0, ..classic.clone() },
+        classic,
+        Config { plasticity_scale: 2.0, bounded_residual: true, residual_max_ratio: 0.1, ..classic },
+        Config { orthogonal_residual: true, ..classic },
+        Config { hybrid_base: HybridBase::AdamW, modulation_strength: 1.0, ..classic },
         Config { hybrid_base: HybridBase::SgdMomentum, ..classic },
     ]
 }

@@ -186,7 +186,7 @@ impl Operator for LayerNormalization {
             Ok(Some(tensor.cast_to::<f32>()?.broadcast_to_shape(normalised)?))
         };
         let (scale, bias) = (wide(1)?.context("the scale is missing")?, wide(2)?);
-        let bias = bias.as_ref().map(|bias| floats(bias)).transpose()?;
+        let bias = bias.as_ref().map(floats).transpose()?;
         let shape: TVec<usize> = rows.iter().copied().chain(normalised.iter().map(|_| 1)).collect();
         let (mut mean, mut inverse) = (Tensor::zero::<f32>(&shape)?, Tensor::zero::<f32>(&shape)?);
         let y = produce(x.datum_type(), x.shape(), |y| {

@@ -83,7 +83,7 @@ fn take(steps: &mut Vec<Step>, mut extent: usize) -> Option<Vec<Step>> {
     let mut taken = Vec::new();
     while extent != 1 {
         let first = steps.first_mut()?;
-        if extent != 0 && first.extent != 0 && extent % first.extent == 0 {
+        if extent != 0 && first.extent != 0 && extent.is_multiple_of(first.extent) {
             extent /= first.extent;
             taken.push(steps.remove(0));
         } else if extent != 0 && first.extent % extent == 0 && first.extent != 0 {
