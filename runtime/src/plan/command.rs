@@ -272,6 +272,17 @@ pub fn commands(
                 let launch = norm::layer_norm(*rows, *columns, *epsilon, x, scale, bias, y, mean, inverse);
                 push(Command::Launch(launch));
             }
+            Task::SoftmaxGradient { rows, columns, logarithm } => {
+                let (y, dy, dx) = (at(work.reads[0]), at(work.reads[1]), at(work.writes[0]));
+                push(Command::Launch(norm::softmax_gradient(*rows, *columns, y, dy, dx, *logarithm)));
+            }
+            Task::LayerNormGradient { rows, columns } => {
+                let [dy, x, scale, mean, inverse] = [0, 1, 2, 3, 4].map(|i| at(work.reads[i]));
+                let [dx, dscale, dbias, partial] = [0, 1, 2, 3].map(|i| at(work.writes[i]));
+                let launches =
+                    norm::layer_norm_gradient(*rows, *columns, dy, x, scale, mean, inverse, dx, dscale, dbias, partial);
+                launches.into_iter().for_each(|l| push(Command::Launch(l)));
+            }
             Task::Columns { geometry, planes } => {
                 push(Command::Launch(window::columns(geometry, *planes, at(work.reads[0]), at(work.writes[0]))));
             }

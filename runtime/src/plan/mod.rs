@@ -1,14 +1,15 @@
 //! A training step as a device runs it: buffers with places in one arena, and work in order.
 //!
-//! [`Plan::new`] goes from a typed graph of concrete shapes to the plan in six passes:
+//! [`Plan::new`] goes from a typed graph of concrete shapes to the plan in seven passes:
 //!
 //! 1. [`lower`]: every node becomes a piece of work on buffers; what only renames elements (reshapes, transposes, slices)
 //!    becomes a view of a buffer;
-//! 2. [`fuse`]: neighbouring elementwise work becomes one expression, with a reduction at its end;
-//! 3. [`epilogue`]: products do on the way out what follows them, where the device's library can;
-//! 4. [`parts`]: products write their part of a concatenation themselves;
-//! 5. [`schedule`]: one order, updates last, because they write parameters in place;
-//! 6. [`arena`]: lifetimes, and an offset for every buffer that lives within the step.
+//! 2. [`recognise`]: what a hand-written kernel does as a whole becomes that kernel;
+//! 3. [`fuse`]: neighbouring elementwise work becomes one expression, with a reduction at its end;
+//! 4. [`epilogue`]: products do on the way out what follows them, where the device's library can;
+//! 5. [`parts`]: products write their part of a concatenation themselves;
+//! 6. [`schedule`]: one order, updates last, because they write parameters in place;
+//! 7. [`arena`]: lifetimes, and an offset for every buffer that lives within the step.
 //!
 //! A plan knows no device. [`command`] puts addresses into it, a [`device::Device`] carries the commands out.
 
@@ -23,6 +24,7 @@ mod fuse;
 mod lower;
 mod maps;
 mod parts;
+mod recognise;
 pub mod scaling;
 #[cfg(test)]
 mod scaling_tests;
@@ -168,6 +170,13 @@ pub enum Task {
     /// the result, means and inverse deviations.
     #[allow(missing_docs)]
     LayerNorm { rows: u64, columns: u64, epsilon: f32 },
+    /// Gradient of [`Task::Softmax`] from its result `reads[0]` and what comes in, `reads[1]`.
+    #[allow(missing_docs)]
+    SoftmaxGradient { rows: u64, columns: u64, logarithm: bool },
+    /// Gradient of [`Task::LayerNorm`]: reads what comes in, `x`, scale, means and inverse deviations; writes the gradients of `x`,
+    /// scale and bias, and has `writes[3]` as room for partial sums.
+    #[allow(missing_docs)]
+    LayerNormGradient { rows: u64, columns: u64 },
     /// A whole convolution: of `x` and `w`, of `w` and `dy`, or of `x` and `dy`.
     Convolution(Convolution),
     /// What a convolution's taps read of `reads[0]`.
@@ -257,7 +266,7 @@ impl Plan {
     ) -> Result<Self, PlanError> {
         let draft = lower::lower(model, names, bindings, options, libraries)?;
         scaling::check(options.loss_scale, draft.scaling)?;
-        let draft = updates::group(draft);
+        let draft = updates::group(recognise::recognise(draft));
         let draft = fuse::fuse(draft)?;
         let draft = epilogue::join(draft, options.precision, &mut |p, q, e| libraries.has_epilogue(p, q, e));
         let draft = parts::place(draft);

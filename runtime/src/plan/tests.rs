@@ -131,6 +131,7 @@ fn an_mlp_steps_as_on_the_cpu() {
     // One launch steps all six parameters.
     assert_eq!(tasks(|t| matches!(t, Task::NeuroPlastic { .. })), 1);
     assert_eq!(tasks(|t| matches!(t, Task::Copy(_) | Task::Assign)), 0);
+    assert_eq!(tasks(|t| matches!(t, Task::Softmax { logarithm: true, .. })), 1);
     assert!(
         tasks(|t| matches!(t, Task::Expression(_))) <= 9,
         "{:#?}",
@@ -159,7 +160,10 @@ fn kept_optimizers_and_jax_steps_run() {
 
 #[test]
 fn a_transformer_steps_as_on_the_cpu() {
-    compare("pytorch-train-step/transformer_adamw.onnx", Optimizer::NeuroPlastic, 1, 2e-4);
+    let plan = compare("pytorch-train-step/transformer_adamw.onnx", Optimizer::NeuroPlastic, 1, 2e-4);
+    let tasks = |f: fn(&Task) -> bool| plan.work.iter().filter(|w| f(&w.task)).count();
+    assert_eq!(tasks(|t| matches!(t, Task::LayerNormGradient { .. })), 5);
+    assert_eq!(tasks(|t| matches!(t, Task::SoftmaxGradient { .. })), 3);
 }
 
 /// The method's vectors through a plan on a device; returns how many cases it took.

@@ -14,6 +14,8 @@ fn a_language_model_steps_as_on_the_cpu() {
     // Two attentions and the loss; two norms a block and the last; the embedding's rows once.
     assert_eq!(count(|t| matches!(t, Task::Softmax { .. })), 3);
     assert_eq!(count(|t| matches!(t, Task::LayerNorm { .. })), 5);
+    assert_eq!(count(|t| matches!(t, Task::LayerNormGradient { .. })), 5);
+    assert_eq!(count(|t| matches!(t, Task::SoftmaxGradient { logarithm: false, .. })), 2);
     assert_eq!(count(|t| matches!(t, Task::ScatterRows { add: true, .. })), 1);
     // GELU, its gradient and the sums for its bias come with the products.
     let gelu = Activation::Gelu;
