@@ -1,7 +1,7 @@
 use rayon::prelude::*;
 
 use super::plan::{Means, Plan};
-use super::step::leaf;
+use super::step::{PARALLEL_ELEMENTS, leaf};
 use super::sweep::{BETA1, BETA2, DELTA};
 use super::tensors::BLOCK;
 use super::{Config, Element, Gates, Inputs, Mode, StepError};
@@ -103,7 +103,7 @@ fn block_signal<T: Element>(
 fn over_blocks(n: usize, f: impl Fn(std::ops::Range<usize>) -> [f64; 4] + Sync) -> [f64; 4] {
     let block = |i: usize| f(i * BLOCK..n.min((i + 1) * BLOCK));
     let blocks = n.div_ceil(BLOCK);
-    let leaf = leaf(n);
+    let leaf = leaf(n, PARALLEL_ELEMENTS);
     let sums: Vec<[f64; 4]> = if blocks > leaf {
         (0..blocks).into_par_iter().with_min_len(leaf).map(block).collect()
     } else {

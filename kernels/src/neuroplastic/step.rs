@@ -14,8 +14,10 @@ use super::workspace::Buffers;
 use super::{AnyTensors, Config, Diagnostics, Element, Inputs, ModulationTarget, StepError, Tensors, Workspace};
 
 /// Below this many elements one thread is faster than several.
-const PARALLEL_ELEMENTS: usize = 32 * BLOCK;
-const LEAF_BLOCKS: usize = 8;
+pub(super) const PARALLEL_ELEMENTS: usize = 8 * BLOCK;
+/// The same for one tensor of many, while the others keep the threads busy.
+const PARALLEL_IN_GROUP: usize = 32 * BLOCK;
+const LEAF_BLOCKS: usize = 4;
 const STREAM_ELEMENTS: usize = 1 << 22;
 
 /// One tensor's update in a group.
@@ -44,7 +46,8 @@ pub fn step<T: Element>(
     config.validate()?;
     inputs.validate()?;
     tensors.check(config)?;
-    workspace.with(|buffers| run(config, inputs, &mut tensors, buffers, diagnostics, false));
+    let leaf = leaf(tensors.parameter.len(), PARALLEL_ELEMENTS);
+    workspace.with(|buffers| run(config, inputs, &mut tensors, buffers, diagnostics, leaf, false));
     Ok(())
 }
 
@@ -65,10 +68,11 @@ pub fn step_many(jobs: &mut [Job<'_>], workspace: &Workspace) -> Result<(), Step
     let run_job = |job: &mut Job<'_>| {
         workspace.with(|buffers| {
             let diagnostics = job.diagnostics.as_deref_mut();
+            let leaf = leaf(job.tensors.len(), PARALLEL_IN_GROUP);
             match &mut job.tensors {
-                AnyTensors::F32(tensors) => run(job.config, &job.inputs, tensors, buffers, diagnostics, false),
-                AnyTensors::F16(tensors) => run(job.config, &job.inputs, tensors, buffers, diagnostics, false),
-                AnyTensors::BF16(tensors) => run(job.config, &job.inputs, tensors, buffers, diagnostics, false),
+                AnyTensors::F32(tensors) => run(job.config, &job.inputs, tensors, buffers, diagnostics, leaf, false),
+                AnyTensors::F16(tensors) => run(job.config, &job.inputs, tensors, buffers, diagnostics, leaf, false),
+                AnyTensors::BF16(tensors) => run(job.config, &job.inputs, tensors, buffers, diagnostics, leaf, false),
             }
         });
     };
@@ -81,14 +85,10 @@ pub fn step_many(jobs: &mut [Job<'_>], workspace: &Workspace) -> Result<(), Step
     Ok(())
 }
 
-/// Blocks per task: all of them where one thread is to do the tensor.
-pub(super) fn leaf(n: usize) -> usize {
+/// Blocks per task: all of them where one thread is to do the tensor, which is below `parallel` elements.
+pub(super) fn leaf(n: usize, parallel: usize) -> usize {
     let threads = rayon::current_num_threads();
-    if threads == 1 || n < PARALLEL_ELEMENTS {
-        usize::MAX
-    } else {
-        n.div_ceil(BLOCK).div_ceil(4 * threads).max(LEAF_BLOCKS)
-    }
+    if threads == 1 || n < parallel { usize::MAX } else { n.div_ceil(BLOCK).div_ceil(4 * threads).max(LEAF_BLOCKS) }
 }
 
 /// `portable` keeps to the build without processor-specific instructions.
@@ -98,6 +98,7 @@ pub(super) fn run<T: Element>(
     tensors: &mut Tensors<'_, T>,
     buffers: &mut Buffers,
     diagnostics: Option<&mut Diagnostics>,
+    leaf: usize,
     portable: bool,
 ) {
     let n = tensors.parameter.len();
@@ -106,7 +107,6 @@ pub(super) fn run<T: Element>(
     }
     let plan = Plan::new(config, inputs, diagnostics.is_some());
     let mut view = View::new(tensors, buffers, plan.form == Form::Hybrid);
-    let leaf = leaf(n);
 
     let sums = trace(&plan, &mut view, leaf, portable);
     let means = plan.means(&sums, n);

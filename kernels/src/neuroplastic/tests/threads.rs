@@ -113,8 +113,8 @@ fn streaming_past_the_caches_changes_nothing_and_overflows_are_summed_anew() {
     gradient[BLOCK + 7] = 1e25;
     let mut large = Owned::new(&config, noise(n, 6), gradient);
     let mut portable = large.clone();
-    run(&config, &Inputs::new(0.1, 0), &mut large.tensors(), &mut Buffers::default(), None, false);
-    run(&config, &Inputs::new(0.1, 0), &mut portable.tensors(), &mut Buffers::default(), None, true);
+    run(&config, &Inputs::new(0.1, 0), &mut large.tensors(), &mut Buffers::default(), None, usize::MAX, false);
+    run(&config, &Inputs::new(0.1, 0), &mut portable.tensors(), &mut Buffers::default(), None, usize::MAX, true);
     assert!(large.parameter.iter().all(|value| value.is_finite()));
     for (i, (x, y)) in large.parameter.iter().zip(&portable.parameter).enumerate() {
         assert!((x - y).abs() <= 1e-6 + 1e-6 * y.abs(), "parameter[{i}]: {x} and, without special instructions, {y}");
@@ -129,8 +129,8 @@ fn the_portable_build_agrees() {
         let mut portable = fast.clone();
         for t in 0..3 {
             let inputs = Inputs::new(0.05, t);
-            run(&config, &inputs, &mut fast.tensors(), &mut Buffers::default(), None, false);
-            run(&config, &inputs, &mut portable.tensors(), &mut Buffers::default(), None, true);
+            run(&config, &inputs, &mut fast.tensors(), &mut Buffers::default(), None, usize::MAX, false);
+            run(&config, &inputs, &mut portable.tensors(), &mut Buffers::default(), None, usize::MAX, true);
         }
         let values = |tensor: &Owned<f32>| bits(tensor).into_iter().map(f32::from_bits).collect::<Vec<_>>();
         for (i, (x, y)) in values(&fast).iter().zip(&values(&portable)).enumerate() {
