@@ -33,7 +33,8 @@ impl Initialization {
         let unclear = |what: &str| CompileError::TrainingInfo(format!("the {what} of '{}' is not known", info.name));
         let dims = info.dims().ok_or_else(|| unclear("shape"))?;
         let dtype = info.dtype().ok_or_else(|| unclear("element type"))?;
-        let size = dtype.byte_len(dims.iter().product()).ok_or_else(|| unclear("size"))?;
+        let count = dims.iter().try_fold(1usize, |count, d| count.checked_mul(*d)).ok_or_else(|| unclear("size"))?;
+        let size = dtype.byte_len(count).ok_or_else(|| unclear("size"))?;
         let name = info.name.clone();
         if self.graph.name.is_empty() {
             self.graph.name = "initialization".into();
@@ -41,12 +42,16 @@ impl Initialization {
         if info.initializer.is_some() {
             return Ok(());
         }
+        if Vec::<u8>::new().try_reserve_exact(size).is_err() {
+            let what = format!("the {size} bytes that '{name}' starts with do not fit into this machine's memory");
+            return Err(CompileError::TrainingInfo(what));
+        }
         let output = self.output(&name, &dims, dtype, first);
         self.bindings.push((name, output));
         let bytes = match first {
             First::Same(x) if x != 0.0 => {
                 let one = Tensor::scalar(dtype, x).ok_or_else(|| unclear("first value"))?;
-                one.bytes().unwrap_or_default().repeat(dims.iter().product()).into()
+                one.bytes().unwrap_or_default().repeat(count).into()
             }
             _ => self.zeros.entry(size).or_insert_with(|| vec![0; size].into()).clone(),
         };

@@ -24,7 +24,12 @@ fn endure(bytes: &[u8]) {
         let Ok(model) = onnx::parse(bytes.to_vec(), None) else { return };
         let options = CompileOptions { optimizer, emit, ..CompileOptions::default() };
         let Ok(compiled) = compile(model, &options) else { continue };
-        let again = onnx::parse(onnx::to_bytes(&compiled.model).unwrap(), None).unwrap();
+        let again = match onnx::to_bytes(&compiled.model) {
+            Ok(bytes) => onnx::parse(bytes, None).unwrap(),
+            // A few bytes may ask for gigabytes of zeros; only external data could hold them.
+            Err(onnx::SaveError::TooLarge(_)) => continue,
+            Err(error) => panic!("{error}"),
+        };
         crate::graph::verify::verify(&again).unwrap();
     }
     assert!(start.elapsed() < PATIENCE, "took {:?}", start.elapsed());
