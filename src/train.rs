@@ -46,6 +46,9 @@ pub struct Arguments {
     /// With --device cuda: train on the CPU when the GPU cannot, saying why
     #[arg(long)]
     allow_cpu_fallback: bool,
+    /// With --device cuda: run every step node by node, slowly, so that a failure names its node
+    #[arg(long)]
+    check_nodes: bool,
     /// Threads
     #[arg(long, value_parser = positive)]
     threads: Option<usize>,
@@ -124,6 +127,7 @@ pub fn run(a: Arguments) -> Result<ExitCode, Problem> {
         loss_scale: a.loss_scale,
         master_weights: !a.no_master_weights,
         allow_cpu_fallback: a.allow_cpu_fallback,
+        check_nodes: a.check_nodes,
         out: a.out.clone(),
         resume: a.resume,
         weights: a.weights.clone(),

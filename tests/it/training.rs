@@ -170,6 +170,7 @@ fn a_run_stopped_inside_an_epoch_goes_on_where_it_was() {
             loss_scale: None,
             master_weights: true,
             allow_cpu_fallback: false,
+            check_nodes: false,
             out: folder.path().join(out),
             resume,
             weights: None,

@@ -27,6 +27,7 @@ fn initial(model: &Model, bindings: &Bindings) -> Outcome<State> {
         loss_scale: None,
         master_weights: true,
         allow_cpu_fallback: false,
+        check_nodes: false,
         out: Default::default(),
         resume: false,
         weights: None,

@@ -27,6 +27,20 @@ struct Ready {
     arguments: Vec<Vec<u8>>,
 }
 
+/// How the next step is run.
+#[derive(Clone, Copy)]
+enum Pace {
+    /// Command by command, each waited for: libraries and driver load their kernels at the first use, which a capture does not
+    /// allow, and what fails has a name.
+    Careful,
+    /// Recorded as a graph, which is started.
+    Record,
+    /// As that graph.
+    Graph(sys::CUgraphExec),
+    /// Command by command, because it cannot be recorded.
+    Plain,
+}
+
 /// One prepared command.
 enum Action {
     Kernel(Ready),
@@ -49,7 +63,8 @@ pub struct Gpu {
     generated: Option<sys::CUmodule>,
     allocations: Vec<sys::CUdeviceptr>,
     actions: Vec<(String, Action)>,
-    graph: Option<sys::CUgraphExec>,
+    pace: Pace,
+    checks_nodes: bool,
     staging: Option<Staging>,
     multiprocessors: u64,
     cache: u64,
@@ -97,11 +112,19 @@ impl Gpu {
             generated: None,
             allocations: Vec::new(),
             actions: Vec::new(),
-            graph: None,
+            pace: Pace::Careful,
+            checks_nodes: false,
             staging: None,
             multiprocessors,
             cache,
         })
+    }
+
+    /// Whether every step is run node by node, each waited for, so that a failure names its node; as one graph otherwise.
+    #[must_use]
+    pub fn checking_nodes(mut self, checks: bool) -> Self {
+        self.checks_nodes = checks;
+        self
     }
 
     fn bind(&self) -> Result<()> {
@@ -149,9 +172,15 @@ impl Gpu {
         self.dnn.as_mut()?.as_mut()
     }
 
-    /// Starts every command on the stream.
-    fn start(&mut self) -> Result<()> {
+    /// Starts every command on the stream, and waits for each if `waits`.
+    fn start(&mut self, waits: bool) -> Result<()> {
         let stream = self.stream.cu_stream();
+        let wait = |call: &str, name: &str| match waits {
+            // SAFETY: the stream is alive.
+            true => unsafe { driver::stream::synchronize(stream) }.map_err(failed(call, name)),
+            false => Ok(()),
+        };
+        wait("copying to the GPU", "")?;
         for (name, action) in &mut self.actions {
             match action {
                 Action::Kernel(k) => {
@@ -177,8 +206,21 @@ impl Gpu {
                     lt.start(product, stream.cast()).map_err(library_failed("a matrix product", name))?;
                 }
             }
+            wait("the step", name)?;
         }
         Ok(())
+    }
+
+    /// Forgets the prepared commands; nothing on the stream uses their graph any more.
+    fn forget(&mut self) {
+        if let Pace::Graph(graph) = std::mem::replace(&mut self.pace, Pace::Careful) {
+            // SAFETY: made by this object, destroyed once, and idle.
+            unsafe {
+                let _ = driver::stream::synchronize(self.stream.cu_stream());
+                let _ = driver::graph::exec_destroy(graph);
+            }
+        }
+        self.actions.clear();
     }
 
     /// Records the commands as a graph; `None`, and a warning, when the driver cannot.
@@ -197,7 +239,7 @@ impl Gpu {
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         // SAFETY: the stream is alive.
         unsafe { driver::stream::begin_capture(stream, mode) }.map_err(failed("capturing the step", ""))?;
-        let started = self.start();
+        let started = self.start(false);
         // SAFETY: the capture was begun above and has to be ended whatever happened since.
         let graph = unsafe { driver::stream::end_capture(stream) };
         // SAFETY: the graph was just made; the executable one does not need it any more.
@@ -230,8 +272,15 @@ fn bytes(argument: &Argument) -> Vec<u8> {
 impl Device for Gpu {
     fn allocate(&mut self, bytes: u64, what: &str) -> Result<DevicePointer> {
         self.bind()?;
-        // SAFETY: freed once, when `self` is dropped.
-        match unsafe { driver::malloc_sync(bytes.max(1) as usize) } {
+        let bytes_or_one = bytes.max(1) as usize;
+        // SAFETY: freed once, when `self` is dropped, and used on its stream only.
+        let taken = unsafe {
+            match self.context.has_async_alloc() {
+                true => driver::malloc_async(self.stream.cu_stream(), bytes_or_one),
+                false => driver::malloc_sync(bytes_or_one),
+            }
+        };
+        match taken {
             Ok(pointer) => {
                 self.allocations.push(pointer);
                 Ok(DevicePointer(pointer))
@@ -276,7 +325,13 @@ impl Device for Gpu {
         // SAFETY: the range is allocated, and `bytes` outlives the copy, which is waited for. What failed before is not the
         // copy's fault.
         unsafe {
-            driver::stream::synchronize(stream).map_err(failed("the step", ""))?;
+            driver::stream::synchronize(stream).map_err(|error| match failed("the step", "")(error) {
+                DeviceError::Call { call, place, why } if !self.checks_nodes => {
+                    let why = format!("{why}; --check-nodes runs it node by node and names the one that fails");
+                    DeviceError::Call { call, place, why }
+                }
+                other => other,
+            })?;
             driver::memcpy_dtoh_async(bytes, from.0, stream).map_err(failed("copying from the GPU", ""))?;
             driver::stream::synchronize(stream).map_err(failed("copying from the GPU", ""))
         }
@@ -338,18 +393,29 @@ impl Device for Gpu {
         if let Some(bytes) = convolutions.max() {
             self.workspace = self.allocate(bytes, "convolutions")?;
         }
+        self.forget();
         self.actions = actions;
-        self.graph = self.capture();
         Ok(())
     }
 
     fn step(&mut self) -> Result<()> {
         self.bind()?;
-        match self.graph {
+        if self.checks_nodes {
+            return self.start(true);
+        }
+        if let Pace::Record = self.pace {
+            self.pace = self.capture().map_or(Pace::Plain, Pace::Graph);
+        }
+        match self.pace {
+            Pace::Careful => {
+                self.start(true)?;
+                self.pace = Pace::Record;
+                Ok(())
+            }
             // SAFETY: graph and stream are alive.
-            Some(graph) => unsafe { driver::graph::launch(graph, self.stream.cu_stream()) }
+            Pace::Graph(graph) => unsafe { driver::graph::launch(graph, self.stream.cu_stream()) }
                 .map_err(failed("starting the step", "")),
-            None => self.start(),
+            Pace::Record | Pace::Plain => self.start(false),
         }
     }
 
@@ -390,18 +456,19 @@ impl Drop for Gpu {
             if let Some(mut staging) = self.staging.take() {
                 staging.free();
             }
-            if let Some(graph) = self.graph.take() {
-                let _ = driver::graph::exec_destroy(graph);
-            }
-            self.actions.clear();
+            self.forget();
             drop(self.lt.take());
             drop(self.dnn.take());
             for module in self.modules.drain().map(|(_, m)| m).chain(self.generated.take()) {
                 let _ = driver::module::unload(module);
             }
+            let stream = self.stream.cu_stream();
+            let is_pooled = self.context.has_async_alloc();
             for pointer in self.allocations.drain(..) {
-                let _ = driver::free_sync(pointer);
+                let _ = if is_pooled { driver::free_async(pointer, stream) } else { driver::free_sync(pointer) };
             }
+            // The pool gives back what is free when it is waited for.
+            let _ = driver::stream::synchronize(stream);
         }
     }
 }

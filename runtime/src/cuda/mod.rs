@@ -1,8 +1,8 @@
 //! NVIDIA GPUs through cudarc: what is there ([`probe`]), and a [`Device`](crate::plan::device::Device) that runs a planned
 //! step as one CUDA graph.
 //!
-//! A machine needs the driver; matrix products need cuBLAS. Both are looked for at run time, cuBLAS also in the folders where
-//! Python wheels put it.
+//! A machine needs the driver; matrix products need cuBLASLt, and convolutions take cuDNN where it is installed. All are looked
+//! for at run time, the libraries also in the folders where Python wheels put them.
 
 mod blas;
 mod device;

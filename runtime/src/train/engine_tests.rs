@@ -29,6 +29,7 @@ pub(super) fn options() -> TrainOptions {
         loss_scale: None,
         master_weights: true,
         allow_cpu_fallback: false,
+        check_nodes: false,
         out: PathBuf::new(),
         resume: false,
         weights: None,

@@ -68,6 +68,8 @@ pub struct TrainOptions {
     pub master_weights: bool,
     /// Train on the processor where the GPU cannot.
     pub allow_cpu_fallback: bool,
+    /// Run the steps on a GPU node by node, so that a failure names its node.
+    pub check_nodes: bool,
     /// Folder for metrics, checkpoint and trained model.
     pub out: PathBuf,
     /// Go on from the checkpoint in `out`.
@@ -248,9 +250,10 @@ pub fn train(
     if let Target::Cuda(ordinal) = options.device {
         let mut on_gpu = || -> Result<_, TrainError> {
             let mixed = Mixed::of(options, model, bindings);
+            let gpu = || Gpu::new(ordinal).map(|gpu| gpu.checking_nodes(options.check_nodes));
             // First, so that the training samples are put beside it only where there is room for both.
-            evaluator.move_to(Gpu::new(ordinal)?, model, bindings, options.precision)?;
-            let train = OnDevice::new(Gpu::new(ordinal)?, &program, model, bindings, &dataset.train, batch, &mixed)?;
+            evaluator.move_to(gpu()?, model, bindings, options.precision)?;
+            let train = OnDevice::new(gpu()?, &program, model, bindings, &dataset.train, batch, &mixed)?;
             Ok(train)
         };
         match on_gpu() {

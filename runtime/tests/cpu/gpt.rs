@@ -30,6 +30,7 @@ fn options(data: String, out: &Path, epochs: u32) -> TrainOptions {
         loss_scale: None,
         master_weights: true,
         allow_cpu_fallback: false,
+        check_nodes: false,
         out: out.to_path_buf(),
         resume: false,
         weights: None,

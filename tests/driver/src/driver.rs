@@ -10,7 +10,7 @@ use crate::work::Work;
 use cudarc::driver::sys::CUresult;
 use npc_ptx_interpreter as ptx;
 use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// An object's name in the C interface. None is used twice, and none is a real address.
@@ -49,11 +49,21 @@ pub struct Driver {
     pub memory: ptx::Memory,
     /// Bytes of every live allocation, by address.
     pub live: BTreeMap<u64, u64>,
+    /// Addresses of those that come from the pool.
+    pub pooled: BTreeSet<u64>,
+    /// Of these, those that their stream has not come to yet.
+    pub unborn: BTreeSet<u64>,
+    /// Bytes that were freed on a stream which has not come to it yet.
+    pub dying: BTreeMap<u64, u64>,
     pub pinned: BTreeMap<usize, Pinned>,
     pub streams: BTreeMap<Handle, Stream>,
     pub events: BTreeMap<Handle, Event>,
     pub modules: BTreeMap<Handle, Arc<Loaded>>,
     pub functions: BTreeMap<Handle, Function>,
+    /// How often kernels have run.
+    pub runs: BTreeMap<String, u64>,
+    /// Kernels that were started outside of a capture, by module and name: those that are surely loaded.
+    pub started: BTreeSet<(Handle, String)>,
     pub graphs: BTreeMap<Handle, Graph>,
     pub executables: BTreeMap<Handle, Arc<Vec<Work>>>,
     /// Records that were not reached yet, and their streams.

@@ -18,8 +18,8 @@
 //! one now and then: a program that waits for what it needs gives the same results under all.
 //!
 //! `NPC_TEST_DRIVER_MEMORY_MIB` is the device's memory. `NPC_TEST_DRIVER_REFUSE` names a function that always fails,
-//! `kernel:NAME` a kernel that does not start, `fault:NAME` one that fails while it runs, `epilogues` takes those from
-//! cuBLASLt.
+//! `kernel:NAME` a kernel that does not start, `fault:NAME` one that fails while it runs (`fault:NAME:4` after four times),
+//! `epilogues` takes those from cuBLASLt, `pools` the memory pool from the device.
 //!
 //! What it cannot see, as no driver can: how many pointers the array of a launch's parameters has, and how large each
 //! parameter was meant to be. What it does not have is refused with `not built` in the report.

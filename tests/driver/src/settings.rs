@@ -51,4 +51,13 @@ impl Settings {
     pub fn refuses(&self, what: &str) -> bool {
         self.refuse.as_deref() == Some(what)
     }
+
+    /// Whether a kernel fails that has run `before` times: `fault:NAME` always does, `fault:NAME:4` after four times.
+    pub fn faults(&self, kernel: &str, before: u64) -> bool {
+        let asked = self.refuse.as_deref().and_then(|text| text.strip_prefix("fault:"));
+        asked.is_some_and(|text| match text.split_once(':') {
+            Some((name, after)) => name == kernel && after.parse() == Ok(before),
+            None => text == kernel,
+        })
+    }
 }

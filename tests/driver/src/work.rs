@@ -34,6 +34,10 @@ pub enum Work {
         from: u64,
         bytes: usize,
     },
+    /// Memory of the pool is there from now on.
+    Take(u64),
+    /// It is there no more.
+    Free(u64),
     Product(Arc<Product>),
     Graph(Arc<Vec<Work>>),
 }
@@ -68,6 +72,20 @@ pub fn failure(place: &str, fault: &ptx::Fault) -> Failure {
 impl Driver {
     pub fn execute(&mut self, work: &Work) -> Result<(), Failure> {
         match work {
+            Work::FromStaged { to, .. } | Work::FromPinned { to, .. } => self.has_come_to(*to)?,
+            Work::ToPinned { from, .. } => self.has_come_to(*from)?,
+            Work::Within { to, from, .. } => self.has_come_to(*from).and_then(|()| self.has_come_to(*to))?,
+            _ => {}
+        }
+        match work {
+            Work::Take(at) => {
+                self.unborn.remove(at);
+                Ok(())
+            }
+            Work::Free(at) => {
+                self.dying.remove(at);
+                self.memory.free(*at).map_err(|fault| failure("freeing memory", &fault))
+            }
             Work::Kernel(kernel) => self.run(kernel),
             Work::FromStaged { to, bytes } => {
                 self.report.copies += 1;
@@ -101,6 +119,15 @@ impl Driver {
         }
     }
 
+    /// Refuses memory that another stream is to take first.
+    fn has_come_to(&self, address: u64) -> Result<(), Failure> {
+        if self.is_taken(address) {
+            return Ok(());
+        }
+        let what = format!("a copy finds that the memory at {address:#x} is not taken yet: nothing orders the streams");
+        Err((CUresult::CUDA_ERROR_ILLEGAL_ADDRESS, what))
+    }
+
     /// Bytes of the device.
     pub fn read_bytes(&self, from: u64, bytes: usize) -> Result<Vec<u8>, Failure> {
         self.memory.read::<u8>(from, bytes).map_err(|fault| failure("a copy from the device", &fault))
@@ -124,7 +151,10 @@ impl Driver {
             let what = format!("kernel `{}` runs after its module was unloaded", kernel.name);
             return Err((CUresult::CUDA_ERROR_ILLEGAL_ADDRESS, what));
         }
-        if self.settings().refuses(&format!("fault:{}", kernel.name)) {
+        let before = self.runs.entry(kernel.name.clone()).or_default();
+        let count = *before;
+        *before += 1;
+        if self.settings().faults(&kernel.name, count) {
             return Err((CUresult::CUDA_ERROR_ILLEGAL_ADDRESS, format!("kernel `{}`, as was asked for", kernel.name)));
         }
         let launch = ptx::Launch {

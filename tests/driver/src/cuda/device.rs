@@ -71,14 +71,15 @@ pub unsafe extern "C" fn cuDeviceTotalMem_v2(bytes: *mut usize, device: CUdevice
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDeviceGetAttribute(value: *mut c_int, attribute: c_uint, device: CUdevice) -> CUresult {
-    call("cuDeviceGetAttribute", Needs::Init, |_| {
+    call("cuDeviceGetAttribute", Needs::Init, |driver| {
         is_there(device)?;
+        let has_pools = !driver.settings().refuses("pools");
         let known = [
             (Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, MULTIPROCESSORS),
             (Attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE, 2 << 20),
             (Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, 8),
             (Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, 0),
-            (Attribute::CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED, 0),
+            (Attribute::CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED, i32::from(has_pools)),
         ];
         match known.into_iter().find(|(which, _)| *which as c_uint == attribute) {
             // SAFETY: the caller's.

@@ -129,6 +129,21 @@ pub unsafe extern "C" fn cuLaunchKernel(
         // SAFETY: the caller's array has a pointer for each parameter, and each points to as many bytes as that takes.
         let arguments = unsafe { copied(kernel, parameters) }?;
         let (module, name) = (found.module.clone(), found.name.clone());
+        let kernel_of = (found.of, name.clone());
+        let is_loaded = driver.started.contains(&kernel_of);
+        match &mut driver.stream(stream as u64)?.capture {
+            Some(capture) if !is_loaded => {
+                capture.is_valid = false;
+                let why = format!(
+                    "`{name}` starts for the first time, and may have to be loaded, while a stream is captured"
+                );
+                return misuse(CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, why);
+            }
+            Some(_) => {}
+            None => {
+                driver.started.insert(kernel_of);
+            }
+        }
         driver.push(stream as u64, Work::Kernel(Arc::new(Kernel { module, name, grid, block, shared, arguments })))
     })
 }

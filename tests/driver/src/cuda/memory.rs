@@ -3,12 +3,32 @@
 use super::give;
 use crate::driver::{Driver, Needs, Pinned, call};
 use crate::refusal::{Answer, misuse, refuse};
-use cudarc::driver::sys::{CUdeviceptr, CUresult};
+use crate::work::Work;
+use cudarc::driver::sys::{CUdeviceptr, CUresult, CUstream};
 use std::ffi::{c_uint, c_void};
 
 impl Driver {
     fn free_bytes(&self) -> u64 {
-        self.settings().memory - self.live.values().sum::<u64>()
+        self.settings().memory - self.live.values().chain(self.dying.values()).sum::<u64>()
+    }
+
+    /// Takes memory.
+    fn take(&mut self, bytes: usize) -> Answer<u64> {
+        if bytes == 0 {
+            return misuse(CUresult::CUDA_ERROR_INVALID_VALUE, "0 bytes");
+        }
+        if bytes as u64 > self.free_bytes() {
+            return refuse(CUresult::CUDA_ERROR_OUT_OF_MEMORY, format!("{bytes} bytes"));
+        }
+        let at = self.memory.alloc(bytes);
+        self.live.insert(at, bytes as u64);
+        Ok(at)
+    }
+
+    /// Whether the stream that a range was taken on has come to it.
+    pub fn is_taken(&self, address: u64) -> bool {
+        let found = self.live.range(..=address).next_back();
+        found.is_none_or(|(start, _)| !self.unborn.contains(start))
     }
 
     /// Whether a range lies in one live allocation.
@@ -31,16 +51,40 @@ impl Driver {
 pub unsafe extern "C" fn cuMemAlloc_v2(pointer: *mut CUdeviceptr, bytes: usize) -> CUresult {
     call("cuMemAlloc_v2", Needs::Context, |driver| {
         driver.outside_captures("taking memory")?;
-        if bytes == 0 {
-            return misuse(CUresult::CUDA_ERROR_INVALID_VALUE, "0 bytes");
-        }
-        if bytes as u64 > driver.free_bytes() {
-            return refuse(CUresult::CUDA_ERROR_OUT_OF_MEMORY, format!("{bytes} bytes"));
-        }
-        let at = driver.memory.alloc(bytes);
-        driver.live.insert(at, bytes as u64);
+        let at = driver.take(bytes)?;
         // SAFETY: the caller's.
         unsafe { give(pointer, at) }
+    })
+}
+
+/// From the device's pool, in order with a stream's work.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuMemAllocAsync(pointer: *mut CUdeviceptr, bytes: usize, stream: CUstream) -> CUresult {
+    call("cuMemAllocAsync", Needs::Context, |driver| {
+        driver.outside_captures("taking memory")?;
+        driver.stream(stream as u64)?;
+        let at = driver.take(bytes)?;
+        driver.pooled.insert(at);
+        driver.unborn.insert(at);
+        driver.push(stream as u64, Work::Take(at))?;
+        // SAFETY: the caller's.
+        unsafe { give(pointer, at) }
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuMemFreeAsync(pointer: CUdeviceptr, stream: CUstream) -> CUresult {
+    call("cuMemFreeAsync", Needs::Context, |driver| {
+        driver.outside_captures("freeing memory")?;
+        driver.stream(stream as u64)?;
+        if !driver.pooled.remove(&pointer) {
+            let why = format!("no memory of the pool begins at {pointer:#x}");
+            return misuse(CUresult::CUDA_ERROR_INVALID_VALUE, why);
+        }
+        if let Some(bytes) = driver.live.remove(&pointer) {
+            driver.dying.insert(pointer, bytes);
+        }
+        driver.push(stream as u64, Work::Free(pointer))
     })
 }
 
@@ -50,6 +94,9 @@ pub unsafe extern "C" fn cuMemFree_v2(pointer: CUdeviceptr) -> CUresult {
         driver.outside_captures("freeing memory")?;
         if pointer == 0 {
             return Ok(());
+        }
+        if driver.pooled.contains(&pointer) {
+            return misuse(CUresult::CUDA_ERROR_INVALID_VALUE, "not built: memory of the pool");
         }
         match driver.memory.free(pointer) {
             Ok(()) => {

@@ -28,6 +28,9 @@ fn a_graph_does_nothing_until_it_is_launched() {
         open();
         let (module, function) = module();
         let (data, stream) = (allocate(16), stream());
+        is_ok(upload(data, &[0; 4], stream));
+        // So that it is loaded.
+        is_ok(twice(function, data, stream));
         is_ok(upload(data, &[1, 2, 3, 4], stream));
         begin(stream);
         is_ok(twice(function, data, stream));
@@ -89,6 +92,18 @@ fn what_spoils_a_capture() {
             cuStreamWaitEvent(stream, event, 0)
         }
     });
+}
+
+#[test]
+fn a_kernel_that_was_never_started_before() {
+    let lines = alone(&[], || {
+        open();
+        let ((_, function), data, stream) = (module(), allocate(16), stream());
+        begin(stream);
+        assert_eq!(twice(function, data, stream), CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
+        assert_eq!(end(stream), Err(CUresult::CUDA_ERROR_STREAM_CAPTURE_INVALIDATED));
+    });
+    assert!(lines[0].contains("`twice` starts for the first time"), "{lines:#?}");
 }
 
 #[test]

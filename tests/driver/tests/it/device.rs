@@ -1,7 +1,7 @@
 //! Contexts, memory, modules, launches, leaks.
 
 use crate::support::*;
-use cudarc::driver::sys::CUresult;
+use cudarc::driver::sys::{CUresult, CUstream};
 use npc_test_driver::alone;
 use npc_test_driver::cuda::*;
 use std::ptr::null_mut;
@@ -203,4 +203,65 @@ fn what_is_not_given_back() {
     assert!(leaks.iter().all(|what| lines.iter().any(|line| line.contains(what))), "{lines:#?}");
     let lines = alone(&[], open);
     is_one(&lines, "leak: the context");
+}
+
+/// Memory of the pool, in order with a stream's work.
+fn taken(bytes: usize, stream: CUstream) -> u64 {
+    let mut pointer = 0;
+    // SAFETY: the result has room.
+    is_ok(unsafe { cuMemAllocAsync(&raw mut pointer, bytes, stream) });
+    pointer
+}
+
+fn given_back(pointer: u64, stream: CUstream) -> CUresult {
+    // SAFETY: the driver checks both.
+    unsafe { cuMemFreeAsync(pointer, stream) }
+}
+
+#[test]
+fn memory_of_the_pool_comes_and_goes_with_a_streams_work() {
+    let lines = alone(&[("MEMORY_MIB", "1")], || {
+        open();
+        let stream = stream();
+        for _ in 0..3 {
+            let data = taken(1 << 20, stream);
+            is_ok(upload(data, &[1, 2], stream));
+            assert_eq!(download(data, 2, stream).unwrap(), [1, 2]);
+            is_ok(given_back(data, stream));
+            let mut pointer = 0;
+            // SAFETY: the result has room.
+            let more = unsafe { cuMemAllocAsync(&raw mut pointer, 4, stream) };
+            assert_eq!(more, CUresult::CUDA_ERROR_OUT_OF_MEMORY, "nothing has waited for what was freed");
+            is_ok(wait(stream));
+        }
+        // SAFETY: made above.
+        is_ok(unsafe { cuStreamDestroy_v2(stream) });
+        close();
+    });
+    assert_eq!(lines.len(), 1, "{lines:#?}");
+}
+
+#[test]
+fn memory_of_the_pool_that_is_misused() {
+    let lines = alone(&[], || {
+        open();
+        let (mine, other) = (stream(), stream());
+        let data = taken(8, mine);
+        assert_eq!(free(data), INVALID);
+        is_ok(given_back(data, mine));
+        assert_eq!(given_back(data, mine), INVALID);
+        assert_eq!(upload(data, &[1], mine), INVALID);
+        // Nothing lets the other stream wait until the memory is there.
+        let data = taken(8, mine);
+        is_ok(upload(data, &[1], other));
+        assert_eq!(wait(other), CUresult::CUDA_ERROR_ILLEGAL_ADDRESS);
+    });
+    for (line, words) in lines.iter().zip([
+        "misuse: cuMemFree_v2: not built: memory of the pool",
+        "misuse: cuMemFreeAsync: no memory of the pool begins",
+        "do not lie in one live allocation",
+        "is not taken yet: nothing orders the streams",
+    ]) {
+        assert!(line.contains(words), "{words}: {lines:#?}");
+    }
 }
