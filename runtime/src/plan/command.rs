@@ -250,14 +250,18 @@ pub fn commands(
                 let how = if *add { Scatter::Add(Storage::F32) } else { Scatter::Replace(bits(work.reads[0])?) };
                 let (x, indices, updates) = (at(work.reads[0]), at(work.reads[1]), at(work.reads[2]));
                 let y = at(work.writes[0]);
-                push(Command::Copy { from: x, to: y, bytes: plan.buffers[work.reads[0]].bytes() });
+                if work.reads[0] != work.writes[0] {
+                    push(Command::Copy { from: x, to: y, bytes: plan.buffers[work.reads[0]].bytes() });
+                }
                 push(Command::Launch(index::scatter_elements(how, y, indices, updates, memory.bad_indices, *picks)));
             }
             Task::ScatterRows { picks, leading, add } => {
                 let how = if *add { Scatter::Add(Storage::F32) } else { Scatter::Replace(bits(work.reads[0])?) };
                 let (x, indices, updates) = (at(work.reads[0]), at(work.reads[1]), at(work.reads[2]));
                 let (y, rows) = (at(work.writes[0]), at(work.writes[1]));
-                push(Command::Copy { from: x, to: y, bytes: plan.buffers[work.reads[0]].bytes() });
+                if work.reads[0] != work.writes[0] {
+                    push(Command::Copy { from: x, to: y, bytes: plan.buffers[work.reads[0]].bytes() });
+                }
                 push(Command::Launch(index::join_indices(indices, rows, leading, picks.picks).ok_or_else(rank)?));
                 push(Command::Launch(index::scatter_rows(how, y, rows, updates, memory.bad_indices, *picks)));
             }

@@ -1,6 +1,6 @@
 //! A training step as a device runs it: buffers with places in one arena, and work in order.
 //!
-//! [`Plan::new`] goes from a typed graph of concrete shapes to the plan in seven passes:
+//! [`Plan::new`] goes from a typed graph of concrete shapes to the plan in eight passes:
 //!
 //! 1. [`lower`]: every node becomes a piece of work on buffers; what only renames elements (reshapes, transposes, slices)
 //!    becomes a view of a buffer;
@@ -8,8 +8,9 @@
 //! 3. [`fuse`]: neighbouring elementwise work becomes one expression, with a reduction at its end;
 //! 4. [`epilogue`]: products do on the way out what follows them, where the device's library can;
 //! 5. [`parts`]: products write their part of a concatenation themselves;
-//! 6. [`schedule`]: one order, updates last, because they write parameters in place;
-//! 7. [`arena`]: lifetimes, and an offset for every buffer that lives within the step.
+//! 6. [`in_place`]: scatters change what they start from, where nobody else reads it;
+//! 7. [`schedule`]: one order, updates last, because they write parameters in place;
+//! 8. [`arena`]: lifetimes, and an offset for every buffer that lives within the step.
 //!
 //! A plan knows no device. [`command`] puts addresses into it, a [`device::Device`] carries the commands out.
 
@@ -21,6 +22,7 @@ pub mod convolution;
 pub mod device;
 pub mod epilogue;
 mod fuse;
+mod in_place;
 mod lower;
 mod maps;
 mod parts;
@@ -157,7 +159,7 @@ pub enum Task {
     /// `reads[0]` by the indices `reads[1]`; `each` says that every element has an index of its own.
     #[allow(missing_docs)]
     Gather { picks: Picks, each: bool },
-    /// `writes[0]`, which holds a copy of `reads[0]`, gets `reads[2]` at the indices `reads[1]`.
+    /// `writes[0]`, which is `reads[0]` or gets a copy of it, gets `reads[2]` at the indices `reads[1]`.
     #[allow(missing_docs)]
     ScatterElements { picks: Picks, add: bool },
     /// The same at tuples of indices into the leading axes; `writes[1]` is room for the rows they stand for.
@@ -269,7 +271,7 @@ impl Plan {
         let draft = updates::group(recognise::recognise(draft));
         let draft = fuse::fuse(draft)?;
         let draft = epilogue::join(draft, options.precision, &mut |p, q, e| libraries.has_epilogue(p, q, e));
-        let draft = parts::place(draft);
+        let draft = in_place::scatter(parts::place(draft));
         let mut plan = schedule::schedule(draft)?;
         plan.precision = options.precision;
         arena::place(&mut plan);

@@ -17,6 +17,9 @@ fn a_language_model_steps_as_on_the_cpu() {
     assert_eq!(count(|t| matches!(t, Task::LayerNormGradient { .. })), 5);
     assert_eq!(count(|t| matches!(t, Task::SoftmaxGradient { logarithm: false, .. })), 2);
     assert_eq!(count(|t| matches!(t, Task::ScatterRows { add: true, .. })), 1);
+    // They are added to the head's gradient, where it lies.
+    let in_place = |w: &Work| matches!(w.task, Task::ScatterRows { .. }) && w.reads[0] == w.writes[0];
+    assert!(plan.work.iter().any(in_place));
     // GELU, its gradient and the sums for its bias come with the products.
     let gelu = Activation::Gelu;
     let with = |wanted: Epilogue| {
