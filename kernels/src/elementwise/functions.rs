@@ -41,6 +41,8 @@ pub(super) fn apply<M: Machine>(m: &mut M, operation: Operation, operands: &[M::
         (Tanh, &[a]) => tanh(m, a),
         (Sigmoid, &[a]) => sigmoid(m, a),
         (Erf, &[a]) => erf(m, a),
+        (Sine, &[a]) => super::angles::sine(m, a),
+        (Cosine, &[a]) => super::angles::cosine(m, a),
         (Floor, &[a]) => m.floor(a),
         (Ceil, &[a]) => m.ceil(a),
         (Round, &[a]) => m.round(a),

@@ -73,6 +73,8 @@ fn body(operation: Operation, [a, b, c]: [Source; 3], out: &mut [f32]) {
         Tanh => own(a, out, Tanh),
         Sigmoid => own(a, out, Sigmoid),
         Erf => own(a, out, Erf),
+        Sine => own(a, out, Sine),
+        Cosine => own(a, out, Cosine),
     }
 }
 

@@ -34,6 +34,17 @@ pub(super) trait Machine {
     fn int_add(&mut self, a: Self::Int, b: Self::Int) -> Self::Int;
     fn int_sub(&mut self, a: Self::Int, b: Self::Int) -> Self::Int;
     fn int_and(&mut self, a: Self::Int, b: Self::Int) -> Self::Int;
+    /// The lower half of the product.
+    fn int_mul(&mut self, a: Self::Int, b: Self::Int) -> Self::Int;
+    /// The upper half of the product of unsigned numbers.
+    fn int_mul_high(&mut self, a: Self::Int, b: Self::Int) -> Self::Int;
+    /// Compares unsigned numbers.
+    fn int_below(&mut self, a: Self::Int, b: Self::Int) -> Self::Flag;
+    fn int_select(&mut self, condition: Self::Flag, a: Self::Int, b: Self::Int) -> Self::Int;
+    /// 0 for shifts by 32 or more, as the next.
+    fn shift_left_by(&mut self, a: Self::Int, by: Self::Int) -> Self::Int;
+    /// Shifts zeros in.
+    fn shift_right_by(&mut self, a: Self::Int, by: Self::Int) -> Self::Int;
     fn shift_left(&mut self, a: Self::Int, by: u32) -> Self::Int;
     /// Copies the sign bit down.
     fn shift_right(&mut self, a: Self::Int, by: u32) -> Self::Int;

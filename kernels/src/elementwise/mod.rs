@@ -23,6 +23,7 @@
 //! # Ok::<(), npc_kernels::cpu::KernelError>(())
 //! ```
 
+mod angles;
 pub mod blocks;
 mod dtype;
 mod evaluate;

@@ -59,6 +59,8 @@ pub enum Operation {
     Tanh,
     Sigmoid,
     Erf,
+    Sine,
+    Cosine,
     Floor,
     Ceil,
     /// To the nearest integer, ties to even.
@@ -106,6 +108,7 @@ impl Operation {
 pub enum Reduce {
     Sum,
     Mean,
+    Product,
     Maximum,
     Minimum,
 }
@@ -115,6 +118,7 @@ impl Reduce {
     pub(super) fn combine(self) -> Operation {
         match self {
             Reduce::Sum | Reduce::Mean => Operation::Add,
+            Reduce::Product => Operation::Multiply,
             Reduce::Maximum => Operation::Maximum,
             Reduce::Minimum => Operation::Minimum,
         }
@@ -124,6 +128,7 @@ impl Reduce {
     pub(super) fn identity(self, dtype: DType) -> Scalar {
         let (float, small, large) = match self {
             Reduce::Sum | Reduce::Mean => (0.0, 0, 0),
+            Reduce::Product => (1.0, 1, 1),
             Reduce::Maximum => (f32::NEG_INFINITY, i32::MIN, i64::MIN),
             Reduce::Minimum => (f32::INFINITY, i32::MAX, i64::MAX),
         };

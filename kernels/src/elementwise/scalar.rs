@@ -115,6 +115,30 @@ impl Machine for Host {
         a & b
     }
     #[inline(always)]
+    fn int_mul(&mut self, a: i32, b: i32) -> i32 {
+        a.wrapping_mul(b)
+    }
+    #[inline(always)]
+    fn int_mul_high(&mut self, a: i32, b: i32) -> i32 {
+        ((u64::from(a as u32) * u64::from(b as u32)) >> 32) as i32
+    }
+    #[inline(always)]
+    fn int_below(&mut self, a: i32, b: i32) -> bool {
+        (a as u32) < b as u32
+    }
+    #[inline(always)]
+    fn int_select(&mut self, condition: bool, a: i32, b: i32) -> i32 {
+        if condition { a } else { b }
+    }
+    #[inline(always)]
+    fn shift_left_by(&mut self, a: i32, by: i32) -> i32 {
+        a.checked_shl(by as u32).unwrap_or(0)
+    }
+    #[inline(always)]
+    fn shift_right_by(&mut self, a: i32, by: i32) -> i32 {
+        (a as u32).checked_shr(by as u32).unwrap_or(0) as i32
+    }
+    #[inline(always)]
     fn shift_left(&mut self, a: i32, by: u32) -> i32 {
         a << by
     }

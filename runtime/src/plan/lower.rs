@@ -171,6 +171,7 @@ impl Lowering<'_> {
         if let Some(op) = node.op_as::<TractReduce>() {
             let reduce = match op.reducer {
                 Reducer::Sum => Reduce::Sum,
+                Reducer::Prod => Reduce::Product,
                 Reducer::Max => Reduce::Maximum,
                 Reducer::Min => Reduce::Minimum,
                 Reducer::ArgMax(is_last) => return self.arg(node, &op.axes, Extreme { is_smallest: false, is_last }),

@@ -84,6 +84,8 @@ pub fn unary(op: &ElementWiseOp) -> Option<Operation> {
         "Ln" => Operation::Log,
         "Tanh" => Operation::Tanh,
         "Erf" => Operation::Erf,
+        "Sin" => Operation::Sine,
+        "Cos" => Operation::Cosine,
         "Sigmoid" => Operation::Sigmoid,
         "Floor" => Operation::Floor,
         "Ceil" => Operation::Ceil,

@@ -213,6 +213,24 @@ impl Machine for Emitter {
     fn int_and(&mut self, a: Value, b: Value) -> Value {
         self.word("and.b32", &[a, b])
     }
+    fn int_mul(&mut self, a: Value, b: Value) -> Value {
+        self.word("mul.lo.u32", &[a, b])
+    }
+    fn int_mul_high(&mut self, a: Value, b: Value) -> Value {
+        self.word("mul.hi.u32", &[a, b])
+    }
+    fn int_below(&mut self, a: Value, b: Value) -> Value {
+        self.flag("setp.lt.u32", &[a, b])
+    }
+    fn int_select(&mut self, condition: Value, a: Value, b: Value) -> Value {
+        self.word("selp.b32", &[a, b, condition])
+    }
+    fn shift_left_by(&mut self, a: Value, by: Value) -> Value {
+        self.word("shl.b32", &[a, by])
+    }
+    fn shift_right_by(&mut self, a: Value, by: Value) -> Value {
+        self.word("shr.u32", &[a, by])
+    }
     fn shift_left(&mut self, a: Value, by: u32) -> Value {
         self.word("shl.b32", &[a, Value::Integer(i64::from(by))])
     }

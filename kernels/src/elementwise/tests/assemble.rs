@@ -53,6 +53,8 @@ fn everything(shape: &[usize], dtype: DType, reduce: Option<(Reduce, &[usize])>)
         Tanh,
         Sigmoid,
         Erf,
+        Sine,
+        Cosine,
         Floor,
         Ceil,
         Round,

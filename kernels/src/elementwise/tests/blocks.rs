@@ -88,6 +88,8 @@ fn every_operation_gives_the_bits_of_the_scalar_evaluator() {
         Tanh,
         Sigmoid,
         Erf,
+        Sine,
+        Cosine,
         Floor,
         Ceil,
         Round,

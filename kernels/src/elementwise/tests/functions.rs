@@ -52,11 +52,13 @@ fn erf(x: f64) -> f64 {
 #[test]
 fn functions_are_accurate_over_the_whole_range() {
     type Exact = fn(f64) -> f64;
-    let bounds: [(Operation, Exact, f64); 6] = [
+    let bounds: [(Operation, Exact, f64); 8] = [
         (Operation::Exp, f64::exp, 1.1),
         (Operation::Log, f64::ln, 1.1),
         (Operation::Tanh, f64::tanh, 2.0),
         (Operation::Erf, erf, 2.0),
+        (Operation::Sine, f64::sin, 2.5),
+        (Operation::Cosine, f64::cos, 2.5),
         (Operation::ReciprocalSquareRoot, |x| 1.0 / x.sqrt(), 1.6),
         (Operation::SquareRoot, f64::sqrt, 0.51),
     ];
@@ -114,6 +116,22 @@ fn powers_are_accurate_and_their_special_cases_are_those_of_c() {
     }
 }
 
+/// Near multiples of π/2, where little is left of the argument, and the float nearest to one of them (Muller, "Elementary
+/// functions", table 11.1).
+#[test]
+fn sines_are_accurate_near_their_zeros() {
+    let multiples = (1..2_000_000u32).map(|k| (f64::from(k) * std::f64::consts::FRAC_PI_2) as f32);
+    for x in multiples.flat_map(|x| [x, x.next_up(), -x]).chain([16_367_173.0 * 2f32.powi(72)]) {
+        let wide = f64::from(x);
+        for (operation, exact) in [(Operation::Sine, wide.sin()), (Operation::Cosine, wide.cos())] {
+            let distance = ulps(one(operation, &[x]), exact);
+            assert!(distance <= 2.5, "{operation:?} of {x:e} is {distance:.2} ulp off");
+        }
+    }
+    assert!(one(Operation::Sine, &[-0.0]).is_sign_negative() && one(Operation::Cosine, &[0.0]) == 1.0);
+    assert!([Operation::Sine, Operation::Cosine].iter().all(|f| one(*f, &[f32::INFINITY]).is_nan()));
+}
+
 #[test]
 fn extremes_and_signs_keep_nan() {
     use Operation::*;
@@ -121,7 +139,7 @@ fn extremes_and_signs_keep_nan() {
     for operands in [[nan, 1.0], [1.0, nan], [nan, nan]] {
         assert!(one(Maximum, &operands).is_nan() && one(Minimum, &operands).is_nan());
     }
-    assert!([Relu, Sign, Exp, Log, Tanh, Sigmoid, Erf, Round].iter().all(|f| one(*f, &[nan]).is_nan()));
+    assert!([Relu, Sign, Exp, Log, Tanh, Sigmoid, Erf, Sine, Cosine, Round].iter().all(|f| one(*f, &[nan]).is_nan()));
     assert_eq!([-2.0, 0.0, 3.0].map(|x| one(Sign, &[x])), [-1.0, 0.0, 1.0]);
     assert_eq!([-2.0, 0.0, 3.0].map(|x| one(Relu, &[x])), [0.0, 0.0, 3.0]);
     assert_eq!([0.5, 1.5, 2.5, -0.5].map(|x| one(Round, &[x])), [0.0, 2.0, 2.0, 0.0]);

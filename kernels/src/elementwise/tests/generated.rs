@@ -54,6 +54,29 @@ fn every_way_to_reduce() {
     }
 }
 
+/// Factors so near to 1 that a product of all of them stays in range.
+#[test]
+fn products_multiply_every_element_once() {
+    for (shape, axes) in [(&[2, 30_000][..], &[1][..]), (&[3000, 36], &[0]), (&[7, 3, 20, 12], &[0, 2, 3])] {
+        let mut b = Expression::builder(shape);
+        let x = b.input(DType::F32, shape).unwrap();
+        let small = b.apply(Operation::Multiply, &[x, 1e-4.into()]).unwrap();
+        let factor = b.apply(Operation::Add, &[small, 1.0.into()]).unwrap();
+        b.reduce(Reduce::Product, factor, axes).unwrap();
+        let expression = b.finish().unwrap();
+        let count: usize = shape.iter().product();
+        let inputs =
+            vec![(0..count).flat_map(|i| ((i * 37 % 101) as f32 * 0.02 - 1.0).to_le_bytes()).collect::<Vec<u8>>()];
+        let slices: Vec<&[u8]> = inputs.iter().map(Vec::as_slice).collect();
+        let wanted = expression.evaluate(&slices).unwrap();
+        let numbers = |bytes: &[u8]| {
+            bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect::<Vec<f32>>()
+        };
+        assert!(numbers(&wanted[0]).iter().all(|x| (0.1..10.0).contains(x) && *x != 1.0));
+        check(&expression, &inputs, true, Schedule::Random(3)).unwrap();
+    }
+}
+
 #[test]
 fn sums_have_the_same_bits_under_every_schedule() {
     for (shape, axes) in [(&[2, 30_000][..], &[1][..]), (&[3000, 36], &[0])] {
@@ -69,7 +92,7 @@ fn sums_have_the_same_bits_under_every_schedule() {
 fn nothing_is_launched_for_empty_outputs_and_nothing_reduces_to_the_identity() {
     let empty = product(&[0, 4], &[], &[1], Reduce::Sum, DType::F32);
     assert!(generate(&empty, true).unwrap().kernels.is_empty());
-    for reduce in [Reduce::Sum, Reduce::Mean, Reduce::Maximum, Reduce::Minimum] {
+    for reduce in [Reduce::Sum, Reduce::Mean, Reduce::Product, Reduce::Maximum, Reduce::Minimum] {
         for shape in [[4, 0], [0, 4]] {
             let axis = usize::from(shape[1] == 0);
             let expression = product(&shape, &[], &[axis], reduce, DType::F32);

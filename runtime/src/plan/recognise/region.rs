@@ -337,6 +337,7 @@ impl Trial<'_> {
                 let to = self.grid.part(&kept, &map.shape)?;
                 let (start, join): (f64, fn(f64, f64) -> f64) = match reduce {
                     Reduce::Sum | Reduce::Mean => (0.0, |a, b| a + b),
+                    Reduce::Product => (1.0, |a, b| a * b),
                     Reduce::Maximum => (f64::NEG_INFINITY, f64::max),
                     Reduce::Minimum => (f64::INFINITY, f64::min),
                 };
