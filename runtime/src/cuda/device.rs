@@ -3,7 +3,7 @@
 use super::dnn::{self, Dnn};
 use super::lt::{self, Lt};
 use super::probe::{has_cublas, has_cudnn, has_driver, reason};
-use super::staging::{SIZES, Staging};
+use super::staging::{LARGEST, Staging};
 use crate::plan::command::{Command, Commands};
 use crate::plan::device::{Device, DeviceError};
 use crate::plan::{Convolution, Epilogue, Libraries, Precision};
@@ -65,6 +65,7 @@ pub struct Gpu {
     actions: Vec<(String, Action)>,
     pace: Pace,
     checks_nodes: bool,
+    most_free: u64,
     staging: Option<Staging>,
     multiprocessors: u64,
     cache: u64,
@@ -114,6 +115,7 @@ impl Gpu {
             actions: Vec::new(),
             pace: Pace::Careful,
             checks_nodes: false,
+            most_free: u64::MAX,
             staging: None,
             multiprocessors,
             cache,
@@ -124,6 +126,13 @@ impl Gpu {
     #[must_use]
     pub fn checking_nodes(mut self, checks: bool) -> Self {
         self.checks_nodes = checks;
+        self
+    }
+
+    /// Lets others have memory: what is free counts as `bytes` at most when it is decided what is kept on the GPU.
+    #[must_use]
+    pub fn leaving_but(mut self, bytes: u64) -> Self {
+        self.most_free = bytes;
         self
     }
 
@@ -147,7 +156,7 @@ impl Gpu {
     fn products(&mut self) -> Result<&mut Lt> {
         if self.lt.is_none() {
             if !has_cublas() {
-                let why = "this model needs cuBLASLt 12, which was not found: pip install nvidia-cublas-cu12, or set NPC_CUDA_LIBS to the folder that holds libcublasLt.so.12";
+                let why = "this model needs cuBLASLt 12 or 13, which was not found: pip install nvidia-cublas (drivers from 580 on) or nvidia-cublas-cu12, or set NPC_CUDA_LIBS to the folder that holds it";
                 return Err(DeviceError::Missing(why.into()));
             }
             // Taken once, also where the library does not open at the first attempt.
@@ -209,6 +218,27 @@ impl Gpu {
             wait("the step", name)?;
         }
         Ok(())
+    }
+
+    /// Copies at most [`LARGEST`] bytes; they may change when this returns.
+    fn upload(&mut self, to: DevicePointer, bytes: &[u8]) -> Result<()> {
+        let stream = self.stream.cu_stream();
+        let staging = match &mut self.staging {
+            Some(staging) => staging,
+            None => self.staging.insert(Staging::new().map_err(failed("making a stream", ""))?),
+        };
+        match staging.copy(to.0, bytes, stream) {
+            Err(DriverError(sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY)) => {
+                let size = bytes.len();
+                tracing::debug!("no memory to copy {size} bytes beside the GPU's work: it waits for the copy");
+            }
+            copied => return copied.map_err(failed("copying to the GPU", "")),
+        }
+        // SAFETY: the range is allocated, and `bytes` outlives the copy, which is waited for.
+        unsafe {
+            driver::memcpy_htod_async(to.0, bytes, stream).map_err(failed("copying to the GPU", ""))?;
+            driver::stream::synchronize(stream).map_err(failed("copying to the GPU", ""))
+        }
     }
 
     /// Forgets the prepared commands; nothing on the stream uses their graph any more.
@@ -294,26 +324,16 @@ impl Device for Gpu {
     }
 
     fn write(&mut self, to: DevicePointer, bytes: &[u8]) -> Result<()> {
-        if bytes.is_empty() {
-            return Ok(());
-        }
         self.bind()?;
-        let stream = self.stream.cu_stream();
-        if SIZES.contains(&bytes.len()) {
-            let staging = match &mut self.staging {
-                Some(staging) => staging,
-                None => self.staging.insert(Staging::new().map_err(failed("making a stream", ""))?),
-            };
-            match staging.copy(to.0, bytes, stream) {
-                Err(DriverError(sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY)) => {
-                    let size = bytes.len();
-                    tracing::debug!("no memory to copy {size} bytes beside the GPU's work: it waits for the copy");
-                }
-                copied => return copied.map_err(failed("copying to the GPU", "")),
-            }
-        }
-        // SAFETY: the range is allocated; pageable memory is staged before the call returns, so `bytes` may change after it.
-        unsafe { driver::memcpy_htod_async(to.0, bytes, stream) }.map_err(failed("copying to the GPU", ""))
+        let parts = bytes.chunks(LARGEST).enumerate();
+        parts.map(|(i, part)| (to.offset((i * LARGEST) as u64), part)).try_for_each(|(to, part)| self.upload(to, part))
+    }
+
+    fn clear(&mut self, at: DevicePointer, bytes: u64) -> Result<()> {
+        self.bind()?;
+        // SAFETY: the range is allocated.
+        unsafe { driver::memset_d8_async(at.0, 0, bytes as usize, self.stream.cu_stream()) }
+            .map_err(failed("clearing memory", ""))
     }
 
     fn read(&mut self, from: DevicePointer, bytes: &mut [u8]) -> Result<()> {
@@ -421,7 +441,8 @@ impl Device for Gpu {
 
     fn free_bytes(&self) -> Result<u64> {
         self.bind()?;
-        driver::mem_get_info().map(|(free, _)| free as u64).map_err(failed("asking for free memory", ""))
+        let free = driver::mem_get_info().map(|(free, _)| free as u64);
+        free.map(|free| free.min(self.most_free)).map_err(failed("asking for free memory", ""))
     }
 
     fn cache_bytes(&self) -> u64 {

@@ -83,16 +83,16 @@ pub fn probe() -> Found {
             advice: "install NVIDIA's driver",
         },
         Library {
-            name: "cuBLASLt 12",
+            name: "cuBLASLt 12 or 13",
             purpose: "matrix products",
             is_present: has_cublas(),
-            advice: "pip install nvidia-cublas-cu12, or set NPC_CUDA_LIBS to the folder that holds libcublasLt.so.12",
+            advice: "pip install nvidia-cublas (drivers from 580 on) or nvidia-cublas-cu12, or set NPC_CUDA_LIBS to the folder that holds libcublasLt.so.13 or .12",
         },
         Library {
             name: "cuDNN 9",
             purpose: "faster convolutions; npc's own kernels take its place",
             is_present: has_cudnn(),
-            advice: "pip install nvidia-cudnn-cu12, or set NPC_CUDA_LIBS to the folder that holds libcudnn.so.9",
+            advice: "pip install nvidia-cudnn-cu13 or nvidia-cudnn-cu12, or set NPC_CUDA_LIBS to the folder that holds libcudnn.so.9",
         },
     ];
     Found { gpus, libraries }

@@ -9,8 +9,10 @@ use std::collections::HashMap;
 
 /// Slots of one size; a slot is waited for when all others were filled since.
 const SLOTS: usize = 4;
-/// Smaller copies are quicker made directly; larger ones would pin too much memory.
-pub const SIZES: std::ops::RangeInclusive<usize> = (64 << 10)..=(64 << 20);
+/// The most bytes of a copy; more would pin too much memory.
+pub const LARGEST: usize = 16 << 20;
+/// The least bytes of a slot.
+const SMALLEST: usize = 4 << 10;
 
 struct Slot {
     host: *mut u8,
@@ -76,12 +78,12 @@ impl Staging {
         }
     }
 
-    /// Copies `bytes` to `to`, in order with the work on `work`; returns when `bytes` may change.
+    /// Copies `bytes`, at most [`LARGEST`], to `to`, in order with the work on `work`; returns when `bytes` may change.
     ///
     /// # Errors
     /// `OUT_OF_MEMORY` when there is none for a slot; nothing was copied then.
     pub fn copy(&mut self, to: sys::CUdeviceptr, bytes: &[u8], work: sys::CUstream) -> Result<(), DriverError> {
-        let size = bytes.len().next_power_of_two();
+        let size = bytes.len().next_power_of_two().max(SMALLEST);
         let (slots, next) = self.slots.entry(size).or_insert_with(|| (Vec::new(), 0));
         if slots.len() < SLOTS {
             match Self::slot(size) {

@@ -66,6 +66,12 @@ pub trait Device: Libraries {
     /// A failed call.
     fn write(&mut self, to: DevicePointer, bytes: &[u8]) -> Result<()>;
 
+    /// Fills memory with zeros.
+    ///
+    /// # Errors
+    /// A failed call.
+    fn clear(&mut self, at: DevicePointer, bytes: u64) -> Result<()>;
+
     /// Copies to the host.
     ///
     /// # Errors
@@ -97,16 +103,6 @@ pub trait Device: Libraries {
     fn resident_blocks(&self) -> u64;
 }
 
-/// Writes zeros, some at a time.
-fn clear(device: &mut impl Device, at: DevicePointer, bytes: u64) -> Result<()> {
-    const PART: u64 = 16 << 20;
-    let zeros = vec![0; bytes.min(PART) as usize];
-    (0..bytes.div_ceil(PART)).try_for_each(|part| {
-        let start = part * PART;
-        device.write(at.offset(start), &zeros[..(bytes - start).min(PART) as usize])
-    })
-}
-
 /// A plan on a device, with its memory.
 pub struct Session<D> {
     device: D,
@@ -134,7 +130,7 @@ impl<D: Device> Session<D> {
                 }
                 Source::Fed | Source::Kept => {
                     let at = device.allocate(buffer.bytes().max(1), &buffer.name)?;
-                    clear(&mut device, at, buffer.bytes())?;
+                    device.clear(at, buffer.bytes())?;
                     at
                 }
             });

@@ -220,6 +220,11 @@ impl Device for Reference {
         Ok(())
     }
 
+    fn clear(&mut self, at: DevicePointer, bytes: u64) -> Result<(), DeviceError> {
+        self.memory.write(at.0, &vec![0u8; bytes as usize]).unwrap();
+        Ok(())
+    }
+
     fn read(&mut self, from: DevicePointer, bytes: &mut [u8]) -> Result<(), DeviceError> {
         bytes.copy_from_slice(&self.memory.read::<u8>(from.0, bytes.len()).unwrap());
         Ok(())

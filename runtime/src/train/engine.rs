@@ -166,6 +166,8 @@ pub struct OnDevice<D> {
 
 /// A stretch of steps should take about this long: Ctrl-C and the progress bar wait for its end.
 const STRETCH: Duration = Duration::from_millis(100);
+/// Bytes that are left to libraries and the driver, for workspaces, kernels and graphs.
+const LIBRARIES: u64 = 512 << 20;
 /// Samples copied to the device at a time.
 const UPLOAD: usize = 4096;
 
@@ -208,10 +210,11 @@ impl<D: Device> OnDevice<D> {
                 inputs.push(column.name.clone());
             }
         }
-        // The rest is for libraries and whoever else uses the device.
+        let free = device.free_bytes()?;
+        let rest = (free / 10).max(LIBRARIES).min(free / 2);
         let is_resident = options.scored.is_some()
             && inputs.len() == split.columns.len()
-            && memory_bytes(&plan) + bytes <= device.free_bytes()? / 10 * 9;
+            && memory_bytes(&plan) + bytes <= free - rest;
         if is_resident {
             options.resident = Some(Resident { samples: split.len, batch, inputs });
             plan = graph.plan(bindings, &options, &mut device)?;

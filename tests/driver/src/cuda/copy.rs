@@ -4,7 +4,7 @@ use crate::driver::{Driver, Needs, call};
 use crate::refusal::{Answer, misuse};
 use crate::work::Work;
 use cudarc::driver::sys::{CUdeviceptr, CUresult, CUstream};
-use std::ffi::c_void;
+use std::ffi::{c_uchar, c_void};
 use std::sync::Arc;
 
 impl Driver {
@@ -40,6 +40,14 @@ pub unsafe extern "C" fn cuMemcpyHtoDAsync_v2(
             }
         };
         driver.push(stream as u64, work)
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuMemsetD8Async(at: CUdeviceptr, value: c_uchar, bytes: usize, stream: CUstream) -> CUresult {
+    call("cuMemsetD8Async", Needs::Context, |driver| {
+        driver.in_bounds(at, bytes as u64)?;
+        driver.push(stream as u64, Work::FromStaged { to: at, bytes: Arc::new(vec![value; bytes]) })
     })
 }
 
