@@ -1,21 +1,25 @@
 """What PyTorch takes on the first GPU for what `gpu_bench` times.
 
-    python3 benchmarks/gpu_torch.py [--json FILE] [lists] [restated] [steps] [gpt]      all by default; needs torch with CUDA
+    python3 benchmarks/gpu_torch.py [--json FILE] [PART ...]      default: all parts but gpt-f32; needs torch with CUDA
+    python3 benchmarks/gpu_torch.py --check                       what can be seen without a GPU
 
-lists     AdamW(fused=True) on parameter lists
+lists     AdamW(fused=True) on parameter lists: optimizer.step(), and the same captured once in a CUDA graph and replayed
 restated  the NeuroPlastic method in eager PyTorch on the same lists: our restatement (neuroplastic_torch.py), not its authors' code
-steps     whole MLP and CNN steps, batch 128, float32
-gpt       GPT-2 small's whole step, batch 8 of 1024 tokens, no dropout, under bfloat16 autocast and in float32
+steps     whole MLP and CNN steps, batch 128, in float32 (no TF32 anywhere) and in TF32 (products and convolutions)
+gpt       GPT-2 small's whole step, batch 8 of 1024 tokens, no dropout, under bfloat16 autocast
+gpt-f32   the same in float32
 
 Milliseconds, the least of five rounds. A whole step is eager, and compiled in the modes "default", "reduce-overhead" (CUDA graphs)
-and "max-autotune"; the optimizer is fused AdamW, and the CUDA peers get the same float32 parameters as ours. FILE gets a JSON object
-for every figure, which gpu_report.py reads.
+and "max-autotune", with fused AdamW; "captured eager" and "captured default" have model and optimizer in one CUDA graph. The CUDA peers
+get the same float32 parameters as ours. Every way is a process of its own: it starts with an empty GPU, and what fails or takes too
+long (said so, status 1) does not cost the others' figures. FILE gets a JSON object for every figure, which gpu_report.py reads.
 """
 
 import argparse
 import contextlib
 import json
 import math
+import subprocess
 import sys
 import time
 
@@ -25,13 +29,18 @@ from torch import nn
 
 import neuroplastic_torch
 
-PARTS = ("lists", "restated", "steps", "gpt")
-MODES = ("eager", "default", "reduce-overhead", "max-autotune")
+# The longest last: it is what a call may have no time for.
+STEPS = ("eager", "captured eager", "default", "captured default", "reduce-overhead", "max-autotune")
+WAYS = {"lists": ("step", "captured"), "restated": ("eager",), "steps": STEPS, "gpt": STEPS, "gpt-f32": STEPS}
+ASKED = ("lists", "restated", "steps", "gpt")
+# Seconds that a way may take.
+PATIENCE = {"max-autotune": 300}
 
 
 class Results:
     def __init__(self, path):
         self.path = path
+        self.failed = False
 
     def add(self, **figure):
         if self.path:
@@ -53,6 +62,32 @@ def timed(run, seconds=0.5):
     once(3)
     count = int(min(max(seconds / once(2), 3), 1000))
     return min(once(count) for _ in range(5)) * 1e3
+
+
+def captured(step):
+    """The step as one CUDA graph: a function that replays it. What is lazily made must be made before."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(side)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        value = step()
+
+    def replay():
+        graph.replay()
+        return value
+
+    return replay
+
+
+def round_factors(precision):
+    """What products and convolutions of float32 may round their factors to: nothing in f32. cuDNN's default is TF32."""
+    torch.set_float32_matmul_precision("highest" if precision == "f32" else "high")
+    torch.backends.cudnn.allow_tf32 = precision != "f32"
 
 
 def resnet18():
@@ -77,21 +112,6 @@ LISTS = {
     "GPT-2 small": gpt2_small(),
     "1 x 100,000,000": [100_000_000],
 }
-
-
-def tensors(sizes, device):
-    result = [torch.full((n,), 0.1, device=device, requires_grad=True) for n in sizes]
-    for t in result:
-        t.grad = torch.full_like(t, 0.01)
-    return result
-
-
-def time_list(kind, label, name, make, results):
-    sizes = LISTS[name]
-    optimizer = make(tensors(sizes, "cuda"))
-    ms = timed(optimizer.step)
-    print(f"{name:24} {label:32} {ms:9.4f} ms  {ms * 1e6 / sum(sizes):7.4f} ns/element", flush=True)
-    results.add(kind=kind, list=name, ms=ms, elements=sum(sizes))
 
 
 def mlp():
@@ -138,58 +158,118 @@ class Gpt(nn.Module):
         return F.linear(self.ln_f(x), self.wte.weight).flatten(0, 1)
 
 
-def whole_step(model, x, y, how, narrow, fused=True):
+def tensors(sizes, device):
+    result = [torch.full((n,), 0.1, device=device, requires_grad=True) for n in sizes]
+    for t in result:
+        t.grad = torch.full_like(t, 0.01)
+    return result
+
+
+def adamw(parameters, is_captured):
+    return torch.optim.AdamW(parameters, lr=1e-3, fused=True, capturable=is_captured)
+
+
+def time_list(kind, how, name, results):
+    sizes = LISTS[name]
+    parameters = tensors(sizes, "cuda")
+    if kind == "restated":
+        step = neuroplastic_torch.NeuroPlastic(parameters, lr=1e-3).step
+    else:
+        step = adamw(parameters, how == "captured").step
+        step = captured(step) if how == "captured" else step
+    last = lambda: parameters[-1][-1].item()
+    before = last()
+    ms = timed(step)
+    if last() == before:
+        raise RuntimeError("the parameters did not move")
+    print(f"{name:24} {kind + ', ' + how:32} {ms:9.4f} ms  {ms * 1e6 / sum(sizes):7.4f} ns/element", flush=True)
+    results.add(kind=kind, list=name, how=how, ms=ms, elements=sum(sizes))
+
+
+def whole_step(model, x, y, how, narrow):
     """A function that takes one step of AdamW and returns the loss."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=fused)
+    is_captured = how.startswith("captured")
+    mode = how.removeprefix("captured ")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True, capturable=is_captured)
     device = x.device.type
 
     def loss():
         with torch.autocast(device, torch.bfloat16) if narrow else contextlib.nullcontext():
             return F.cross_entropy(model(x).float(), y.flatten())
 
-    run = loss if how == "eager" else torch.compile(loss, mode=how)
+    run = loss if mode == "eager" else torch.compile(loss, mode=mode)
 
     def step():
         optimizer.zero_grad(set_to_none=True)
         value = run()
         value.backward()
         optimizer.step()
-        return value
+        return value.detach()
 
-    return step
-
-
-def time_step(name, key, make, x, y, narrow, results):
-    precision = "bf16" if narrow else "f32"
-    for how in MODES:
-        # A mode that fails, for want of memory perhaps, must not cost the others' figures; it is said, and has no figure.
-        try:
-            torch.compiler.reset()
-            ms = timed(whole_step(make().cuda(), x, y, how, narrow))
-        except (RuntimeError, torch._dynamo.exc.TorchDynamoException) as error:
-            print(f"{name:24} {precision:5} {how:20} failed: {str(error).splitlines()[0]}", flush=True)
-            continue
-        print(f"{name:24} {precision:5} {how:20} {ms:9.4f} ms a step", flush=True)
-        results.add(kind="torch_step", model=key, precision=precision, how=how, ms=ms)
+    return captured(step) if is_captured else step
 
 
-def run(part, results):
-    if part == "lists":
-        for name in LISTS:
-            make = lambda all: torch.optim.AdamW(all, lr=1e-3, fused=True)
-            time_list("torch_adamw", "AdamW(fused=True)", name, make, results)
-    elif part == "restated":
-        for name in ("200 x 50,000", "ResNet-18", "GPT-2 small"):
-            make = lambda all: neuroplastic_torch.NeuroPlastic(all, lr=1e-3)
-            time_list("restated", "NeuroPlastic, restated, eager", name, make, results)
+def time_step(name, key, make, x, y, precision, how, results):
+    round_factors(precision)
+    torch.compiler.reset()
+    torch.manual_seed(1)
+    step = whole_step(make().cuda(), x, y, how, precision == "bf16")
+    first = step().item()
+    ms = timed(step)
+    last = step().item()
+    # The same batch again and again is learnt, unless a part of the step was left out.
+    if not (math.isfinite(last) and last < first):
+        raise RuntimeError(f"the loss went from {first} to {last}")
+    print(f"{name:24} {precision:5} {how:20} {ms:9.4f} ms a step (loss {first:.4f} to {last:.4f})", flush=True)
+    results.add(kind="torch_step", model=key, precision=precision, how=how, ms=ms)
+
+
+def attempt(label, run, results):
+    """A figure that cannot be had, for want of memory perhaps, must not cost the others."""
+    try:
+        run()
+    except (RuntimeError, torch._dynamo.exc.TorchDynamoException) as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        print(f"{label} failed: {first}", flush=True)
+        results.failed = True
+    torch.cuda.empty_cache()
+
+
+def one(part, how, results):
+    """A way of a part, in this process."""
+    results.add(kind="torch", version=torch.__version__, device=torch.cuda.get_device_name(0))
+    if part in ("lists", "restated"):
+        kind = "torch_adamw" if part == "lists" else "restated"
+        # A single tensor says nothing about a loop over tensors.
+        for name in LISTS if part == "lists" else list(LISTS)[:3]:
+            attempt(f"{name}, {kind}, {how}", lambda: time_list(kind, how, name, results), results)
     elif part == "steps":
         labels = torch.randint(10, (128,), device="cuda")
-        time_step("MLP", "mlp_adamw_unoptimized", mlp, torch.randn(128, 784, device="cuda"), labels, False, results)
-        time_step("small CNN", "cnn_adamw", cnn, torch.randn(128, 1, 28, 28, device="cuda"), labels, False, results)
+        for name, key, make, shape in (("MLP", "mlp_adamw_unoptimized", mlp, (784,)), ("small CNN", "cnn_adamw", cnn, (1, 28, 28))):
+            x = torch.randn(128, *shape, device="cuda")
+            for precision in ("f32", "tf32"):
+                label = f"{name}, {precision}, {how}"
+                attempt(label, lambda: time_step(name, key, make, x, labels, precision, how, results), results)
     else:
         tokens, targets = (torch.randint(50257, (8, 1024), device="cuda") for _ in range(2))
-        for narrow in (True, False):
-            time_step("GPT-2 small, batch 8", "gpt2_small", Gpt, tokens, targets, narrow, results)
+        precision = "bf16" if part == "gpt" else "f32"
+        label = f"GPT-2 small, {precision}, {how}"
+        attempt(label, lambda: time_step("GPT-2 small, batch 8", "gpt2_small", Gpt, tokens, targets, precision, how, results), results)
+
+
+def in_a_process(part, how, results):
+    """Whether every figure was had."""
+    command = [sys.executable, __file__, "--one", how, part] + (["--json", results.path] if results.path else [])
+    patience = PATIENCE.get(how, 180)
+    try:
+        status = subprocess.run(command, timeout=patience).returncode
+        outcome = "done" if status == 0 else f"failed with status {status}"
+    except subprocess.TimeoutExpired:
+        outcome = f"not done after {patience} s"
+    if outcome != "done":
+        print(f"{part}, {how}: {outcome}", flush=True)
+    results.add(kind="torch_way", part=part, how=how, outcome=outcome)
+    return outcome == "done"
 
 
 def check():
@@ -215,22 +295,26 @@ def main():
     parser = argparse.ArgumentParser(description="PyTorch's times for what gpu_bench times.")
     parser.add_argument("--json", metavar="FILE", help="append every figure to this file")
     parser.add_argument("--check", action="store_true", help="check sizes and steps on the CPU, time nothing")
-    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
+    parser.add_argument("--one", metavar="WAY", help="only this way of the part, in this process")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(WAYS))
     given = parser.parse_args()
-    unknown = [part for part in given.parts if part not in PARTS]
+    unknown = [part for part in given.parts if part not in WAYS]
     if unknown:
-        parser.error(f"'{unknown[0]}' is none of {', '.join(PARTS)}")
+        parser.error(f"'{unknown[0]}' is none of {', '.join(WAYS)}")
     if given.check:
         check()
-        return
+        return 0
     if not torch.cuda.is_available():
         sys.exit("gpu_torch.py: PyTorch sees no GPU here")
     results = Results(given.json)
-    print(f"torch {torch.__version__}, {torch.cuda.get_device_name(0)}", flush=True)
-    results.add(kind="torch", version=torch.__version__, device=torch.cuda.get_device_name(0))
-    for part in given.parts or PARTS:
-        run(part, results)
+    if given.one:
+        for part in given.parts:
+            one(part, given.one, results)
+        return int(results.failed)
+    print(f"torch {torch.__version__}", flush=True)
+    done = [in_a_process(part, how, results) for part in given.parts or ASKED for how in WAYS[part]]
+    return int(not all(done))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

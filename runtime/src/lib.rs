@@ -6,6 +6,8 @@ pub mod data;
 mod error;
 pub mod plan;
 mod tensor;
+#[cfg(test)]
+mod testing;
 pub mod train;
 pub mod verify;
 

@@ -72,6 +72,14 @@ fn bandwidth() -> Outcome<f64> {
     Ok(2.0 * bytes as f64 / (time_commands(&mut gpu, from)? / 1e3))
 }
 
+/// The fused step on parameter lists, beside the copy bandwidth of the same minute.
+fn lists(results: &mut Results) -> Outcome<()> {
+    let copy = bandwidth()?;
+    println!("copy: {:.0} GB/s read and written", copy / 1e9);
+    results.add(&json!({"kind": "copy", "bytes_per_second": copy}))?;
+    fused::lists(copy, results)
+}
+
 /// `MODEL.onnx@bf16@50257`.
 fn asked(argument: &str) -> Outcome<(PathBuf, Precision, i64)> {
     let mut parts = argument.split('@');
@@ -94,13 +102,10 @@ fn main() -> Outcome<()> {
         results.file = Some(std::fs::OpenOptions::new().create(true).append(true).open(Path::new(path))?);
         arguments.drain(..2);
     }
-    let copy = bandwidth()?;
-    println!("copy: {:.0} GB/s read and written", copy / 1e9);
-    results.add(&json!({"kind": "copy", "bytes_per_second": copy}))?;
     let mut failed = 0;
     for argument in &arguments {
         let outcome = match argument.as_str() {
-            "lists" => fused::lists(copy, &mut results),
+            "lists" => lists(&mut results),
             model => {
                 asked(model).and_then(|(path, precision, classes)| step::whole(&path, precision, classes, &mut results))
             }

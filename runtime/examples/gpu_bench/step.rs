@@ -8,7 +8,7 @@ use npc_runtime::HostTensor;
 use npc_runtime::cpu::{Program, ProgramOptions};
 use npc_runtime::cuda::Gpu;
 use npc_runtime::plan::device::{Scalars, Session};
-use npc_runtime::plan::{Buffer, PlanOptions, Precision, Source};
+use npc_runtime::plan::{Buffer, Plan, PlanOptions, Precision, Source, Task};
 use npc_runtime::train::{State, Target, TrainOptions};
 use serde_json::json;
 use std::path::Path;
@@ -67,6 +67,28 @@ fn batch(name: &str, model: &Model, rows: usize, classes: i64) -> Outcome<HostTe
     })
 }
 
+/// Pieces of work that the vendor's libraries do: products with an epilogue, pieces of plain products and the products in them,
+/// convolutions. The rest, convolutions without cuDNN among it, are our own kernels.
+struct Library {
+    with_epilogue: usize,
+    plain: usize,
+    plain_products: usize,
+    convolutions: usize,
+}
+
+impl Library {
+    fn of(plan: &Plan) -> Self {
+        let count = |is: fn(&Task) -> bool| plan.work.iter().filter(|w| is(&w.task)).count();
+        let products = |task: &Task| if let Task::Products(all) = task { all.len() } else { 0 };
+        Self {
+            with_epilogue: count(|t| matches!(t, Task::ProductWith { .. })),
+            plain: count(|t| matches!(t, Task::Products(_))),
+            plain_products: plan.work.iter().map(|w| products(&w.task)).sum(),
+            convolutions: count(|t| matches!(t, Task::Convolution(_))),
+        }
+    }
+}
+
 /// Times the step of a model with a batch of 128 where it leaves that open.
 pub fn whole(path: &Path, precision: Precision, classes: i64, results: &mut Results) -> Outcome<()> {
     let rows = 128;
@@ -78,6 +100,7 @@ pub fn whole(path: &Path, precision: Precision, classes: i64, results: &mut Resu
     let plan = program.device_graph(model, rows)?.plan(bindings, &options, &mut gpu)?;
     let (arena, pieces) = (plan.arena_bytes, plan.work.len());
     let kept = plan.buffers.iter().filter(|b| b.source == Source::Kept).map(Buffer::bytes).sum::<u64>();
+    let library = Library::of(&plan);
     let mut session = Session::new(plan, gpu, &Scalars::of(bindings))?;
     for (name, tensor) in initial(model, bindings)?.tensors() {
         session.set(name, tensor)?;
@@ -101,12 +124,17 @@ pub fn whole(path: &Path, precision: Precision, classes: i64, results: &mut Resu
     let precision = format!("{precision:?}").to_lowercase();
     println!(
         "{stem:28} {precision:5} {ms:9.4} ms a step as one graph ({pieces} pieces of work, arena {:.1} MB, parameters and \
-         states {:.1} MB, loss {loss:.4})",
+         states {:.1} MB, loss {loss:.4}; by libraries: {} products with an epilogue, {} plain ({} products), {} convolutions)",
         arena as f64 / 1e6,
-        kept as f64 / 1e6
+        kept as f64 / 1e6,
+        library.with_epilogue,
+        library.plain,
+        library.plain_products,
+        library.convolutions,
     );
     results.add(&json!({
         "kind": "step", "model": stem, "precision": precision, "ms": ms, "pieces": pieces, "arena_bytes": arena,
-        "kept_bytes": kept, "loss": loss,
+        "kept_bytes": kept, "loss": loss, "products_with_epilogue": library.with_epilogue, "plain_products": library.plain,
+        "products_in_plain": library.plain_products, "convolutions": library.convolutions,
     }))
 }

@@ -6,15 +6,15 @@ use super::testing::Reference;
 use super::*;
 use crate::HostTensor;
 use crate::cpu::{Program, ProgramOptions};
+use crate::testing::root;
 use npc_compiler::graph::DType as ModelType;
 use npc_compiler::{CompileOptions, Compiled, Optimizer, compile, onnx};
 use std::collections::HashMap;
-use std::path::Path;
 
 mod gpt;
 
 pub(super) fn compiled(file: &str, optimizer: Optimizer) -> Compiled {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models").join(file);
+    let path = root().join("models").join(file);
     compile(onnx::load(&path).unwrap(), &CompileOptions { optimizer, ..CompileOptions::default() }).unwrap()
 }
 
@@ -171,7 +171,7 @@ fn golden_on<D: Device>(device: impl Fn() -> D) -> usize {
     use npc_compiler::Emit;
     use npc_compiler::neuroplastic::{Settings, step_model};
     let folder = std::env::var_os("NPC_GOLDEN_DIR").map(std::path::PathBuf::from);
-    let folder = folder.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden"));
+    let folder = folder.unwrap_or_else(|| root().join("tests/golden"));
     let mut cases = 0;
     for entry in std::fs::read_dir(folder).unwrap() {
         let case: serde_json::Value = serde_json::from_slice(&std::fs::read(entry.unwrap().path()).unwrap()).unwrap();

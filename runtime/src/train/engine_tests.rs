@@ -9,12 +9,9 @@ use crate::data::{self, Dataset};
 use crate::plan::Precision;
 use crate::plan::device::Device;
 use crate::plan::testing::Reference;
+use crate::testing::root;
 use npc_compiler::{CompileOptions, Compiled, Optimizer, compile, onnx};
-use std::path::{Path, PathBuf};
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-}
+use std::path::PathBuf;
 
 pub(super) fn options() -> TrainOptions {
     TrainOptions {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use ndarray_npy::NpzReader;
 use tract_onnx::Onnx;
@@ -12,7 +12,7 @@ use tract_onnx::tract_hir::internal::*;
 use super::register;
 
 pub(crate) fn folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data/ops")
+    crate::testing::root().join("tests/data/ops")
 }
 
 pub(super) fn framework() -> Onnx {
