@@ -87,6 +87,30 @@ impl Expression {
         outputs
     }
 
+    /// What its outputs are, but for the reduction's, in order.
+    pub fn values(&self) -> &[Operand] {
+        &self.outputs
+    }
+
+    /// The expression with one more output, before the reduction's: a float value rounded to another float type.
+    ///
+    /// # Errors
+    /// When the operand does not exist or is no float.
+    pub fn with_cast(self, value: Operand, to: DType) -> Result<Self, KernelError> {
+        let mut builder = Builder { expression: self };
+        let cast = builder.apply(Operation::Cast(to), &[value])?;
+        builder.output(cast)?;
+        builder.finish()
+    }
+
+    /// The expression without an output, one of [`Expression::values`].
+    pub fn without(mut self, output: usize) -> Self {
+        if output < self.outputs.len() {
+            self.outputs.remove(output);
+        }
+        self
+    }
+
     /// The reduction at the end, and for each axis of the shape whether it is reduced.
     pub fn reduction(&self) -> Option<(Reduce, &[bool])> {
         self.reduction.as_ref().map(|r| (r.reduce, r.axes.as_slice()))

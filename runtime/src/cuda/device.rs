@@ -6,7 +6,7 @@ use super::probe::{has_cublas, has_cudnn, has_driver, reason};
 use super::staging::{LARGEST, Staging};
 use crate::plan::command::{Command, Commands};
 use crate::plan::device::{Device, DeviceError};
-use crate::plan::{Convolution, Epilogue, Libraries, Precision};
+use crate::plan::{Convolution, Epilogue, Libraries, Numbers, Precision};
 use cudarc::driver::sys::{self, CUdevice_attribute as Attribute};
 use cudarc::driver::{CudaContext, CudaStream, DriverError, result as driver};
 use npc_kernels::cpu::contraction::Product;
@@ -392,8 +392,8 @@ impl Device for Gpu {
                         arguments: arguments.iter().map(|p| p.0.to_le_bytes().to_vec()).collect(),
                     })
                 }
-                Command::Product { product, precision, a, b, c, extra } => {
-                    let ready = self.products()?.prepare(&product, precision, [a, b, c], extra.as_ref());
+                Command::Product { product, numbers, a, b, c, extra } => {
+                    let ready = self.products()?.prepare(&product, numbers, [a, b, c], extra.as_ref());
                     Action::Product(ready.map_err(library_failed("preparing a matrix product", &name))?)
                 }
                 Command::Convolution { convolution, precision, a, b, c } => {
@@ -458,7 +458,11 @@ impl Device for Gpu {
 impl Libraries for Gpu {
     fn has_epilogue(&mut self, product: &Product, precision: Precision, epilogue: Epilogue) -> bool {
         // What is missing is said when the products are prepared.
-        self.bind().is_ok() && self.products().is_ok_and(|lt| lt.has(product, precision, epilogue))
+        self.bind().is_ok() && self.products().is_ok_and(|lt| lt.has(product, Numbers::wide(precision), Some(epilogue)))
+    }
+
+    fn has_narrow(&mut self, product: &Product, numbers: Numbers, epilogue: Option<Epilogue>) -> bool {
+        self.bind().is_ok() && self.products().is_ok_and(|lt| lt.has(product, numbers, epilogue))
     }
 
     fn has_convolution(&mut self, convolution: &Convolution, precision: Precision) -> bool {

@@ -48,6 +48,24 @@ fn models_step_without_epilogues() {
     assert_eq!(count(&end, "graph launches"), 6, "{end}");
 }
 
+/// Factors of 16 bits, and none where the library has no such products.
+#[test]
+fn models_step_in_bfloat16_products() {
+    let test = "plan::tests::on_a_gpu::models_step_in_bfloat16_products";
+    let run = |refused: &[(&str, &str)]| {
+        let end = on_the_driver(test, 1, refused);
+        ["16-bit factors", "to 16 bits"].map(|what| {
+            // "… 31 of 16-bit factors": the count stands two words before.
+            let words: Vec<&str> = end.split(what).next().unwrap().split_whitespace().collect();
+            words.iter().rev().find_map(|word| word.parse::<u64>().ok()).unwrap()
+        })
+    };
+    let [factors, results] = run(&[]);
+    assert!(factors > 20 && results > 0, "{factors} {results}");
+    assert_eq!(run(&[("NPC_TEST_DRIVER_REFUSE", "results of 16 bits")]), [factors, 0]);
+    assert_eq!(run(&[("NPC_TEST_DRIVER_REFUSE", "factors of 16 bits")]), [0, 0]);
+}
+
 #[test]
 fn golden_vectors() {
     on_the_driver("plan::tests::on_a_gpu::golden_vectors", 1, &[]);

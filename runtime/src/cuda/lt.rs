@@ -1,9 +1,14 @@
 //! Matrix products by cuBLASLt, with epilogues.
+//!
+//! Types, as the table of `cublasLtMatmul` in NVIDIA's documentation has them: float32 A, B, C and D go with any of the compute types
+//! `32F` and `32F_FAST_*`; A and B of 16 bits go with `32F` only, with C and D of the same 16 bits or of float32. A bias, its
+//! gradient and what GELU keeps have D's type where nothing else is set, and for these types nothing else may be set; so every
+//! product with an epilogue has a float32 result.
 
 use super::blas::{self, Matrix};
-use crate::plan::Precision;
 use crate::plan::command::Extra;
 use crate::plan::epilogue::{Activation, Epilogue};
+use crate::plan::{Numbers, Precision};
 use cudarc::cublaslt::result::{self, CublasError};
 use cudarc::cublaslt::sys::{
     self, cublasComputeType_t as Compute, cublasLtEpilogue_t as LtEpilogue,
@@ -12,6 +17,7 @@ use cudarc::cublaslt::sys::{
 };
 use npc_kernels::cpu::contraction::Product;
 use npc_kernels::cuda::DevicePointer;
+use npc_kernels::elementwise::DType;
 use std::collections::HashMap;
 use std::ffi::c_void;
 
@@ -27,7 +33,7 @@ const ALIGNMENT: usize = crate::plan::arena::ALIGNMENT as usize;
 const STRAIGHT: i32 = 0;
 const TRANSPOSED: i32 = 1;
 
-type Key = (Product, Precision, Option<Epilogue>);
+type Key = (Product, Numbers, Option<Epilogue>);
 
 /// The library, and the algorithms it has chosen. It is asked once for every kind of product; what it says depends on the
 /// shapes and the GPU only, never on measured times, so that two runs give the same bits.
@@ -68,27 +74,30 @@ impl Drop for Description {
 }
 
 impl Description {
-    fn new(p: &Product, precision: Precision, extra: Option<&Extra>) -> Result<Self> {
+    fn new(p: &Product, numbers: Numbers, extra: Option<&Extra>) -> Result<Self> {
         let g = blas::gemm(p);
-        let compute = match precision {
+        let compute = match numbers.precision {
+            _ if numbers.narrow_factors => Compute::CUBLAS_COMPUTE_32F,
             Precision::F32 => Compute::CUBLAS_COMPUTE_32F,
             Precision::Tf32 => Compute::CUBLAS_COMPUTE_32F_FAST_TF32,
             Precision::Bf16 => Compute::CUBLAS_COMPUTE_32F_FAST_16BF,
             Precision::F16 => Compute::CUBLAS_COMPUTE_32F_FAST_16F,
         };
-        let float = sys::cudaDataType::CUDA_R_32F;
+        let scale = sys::cudaDataType::CUDA_R_32F;
+        let (factors, of_result) = (data_type(numbers.factors()), data_type(numbers.result()));
         let mut description =
-            Description { product: result::create_matmul_desc(compute, float)?, layouts: [std::ptr::null_mut(); 3] };
+            Description { product: result::create_matmul_desc(compute, scale)?, layouts: [std::ptr::null_mut(); 3] };
         let (x_batch, y_batch) = if g.is_swapped { (p.b.batch, p.a.batch) } else { (p.a.batch, p.b.batch) };
         let stored = |m: &Matrix, rows: usize, columns: usize| match m.is_transposed {
             true => (columns, rows, m.leading),
             false => (rows, columns, m.leading),
         };
         let shapes = [stored(&g.x, g.m, g.k), stored(&g.y, g.k, g.n), (g.m, g.n, g.leading)];
-        for ((layout, (rows, columns, leading)), distance) in
-            description.layouts.iter_mut().zip(shapes).zip([x_batch, y_batch, p.c.batch])
+        let kinds = [(factors, x_batch), (factors, y_batch), (of_result, p.c.batch)];
+        for ((layout, (rows, columns, leading)), (kind, distance)) in
+            description.layouts.iter_mut().zip(shapes).zip(kinds)
         {
-            *layout = result::create_matrix_layout(float, rows as u64, columns as u64, leading as i64)?;
+            *layout = result::create_matrix_layout(kind, rows as u64, columns as u64, leading as i64)?;
             if p.batch > 1 {
                 set_layout(*layout, LayoutAttribute::CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &(p.batch as i32))?;
                 let offset = LayoutAttribute::CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET;
@@ -143,6 +152,14 @@ fn set_layout<T: Copy>(layout: sys::cublasLtMatrixLayout_t, attribute: LayoutAtt
     unsafe { result::set_matrix_layout_attribute(layout, attribute, (&raw const *value).cast(), size_of::<T>()) }
 }
 
+fn data_type(dtype: DType) -> sys::cudaDataType {
+    match dtype {
+        DType::BF16 => sys::cudaDataType::CUDA_R_16BF,
+        DType::F16 => sys::cudaDataType::CUDA_R_16F,
+        _ => sys::cudaDataType::CUDA_R_32F,
+    }
+}
+
 fn kind(epilogue: Epilogue) -> LtEpilogue {
     use Activation::{Gelu, Relu};
     match epilogue {
@@ -161,8 +178,8 @@ fn kind(epilogue: Epilogue) -> LtEpilogue {
 }
 
 /// What the address of the element `start` of a buffer is a multiple of, in bytes.
-fn alignment(start: usize) -> u32 {
-    let bytes = 4 * start % ALIGNMENT;
+fn alignment(start: usize, dtype: DType) -> u32 {
+    let bytes = dtype.bytes() * start % ALIGNMENT;
     if bytes == 0 { ALIGNMENT as u32 } else { 1 << bytes.trailing_zeros() }
 }
 
@@ -173,25 +190,20 @@ impl Lt {
     }
 
     /// The algorithm for a product; `None` when there is none.
-    fn algorithm(
-        &mut self,
-        p: &Product,
-        precision: Precision,
-        extra: Option<&Extra>,
-    ) -> Option<sys::cublasLtMatmulAlgo_t> {
-        let key = (*p, precision, extra.map(|e| e.epilogue));
+    fn algorithm(&mut self, p: &Product, numbers: Numbers, extra: Option<&Extra>) -> Option<sys::cublasLtMatmulAlgo_t> {
+        let key = (*p, numbers, extra.map(|e| e.epilogue));
         if let Some(known) = self.chosen.get(&key) {
             return *known;
         }
-        let found = self.ask(p, precision, extra);
+        let found = self.ask(p, numbers, extra);
         if let Err(error) = &found {
             tracing::debug!("cuBLASLt has no algorithm for {key:?}: {error}");
         }
         *self.chosen.entry(key).or_insert(found.ok())
     }
 
-    fn ask(&self, p: &Product, precision: Precision, extra: Option<&Extra>) -> Result<sys::cublasLtMatmulAlgo_t> {
-        let description = Description::new(p, precision, extra)?;
+    fn ask(&self, p: &Product, numbers: Numbers, extra: Option<&Extra>) -> Result<sys::cublasLtMatmulAlgo_t> {
+        let description = Description::new(p, numbers, extra)?;
         let (x, y) = if blas::gemm(p).is_swapped { (p.b.start, p.a.start) } else { (p.a.start, p.b.start) };
         let preference = result::create_matmul_pref()?;
         let set = |attribute, bytes: &[u8]| {
@@ -201,7 +213,8 @@ impl Lt {
         // Sums in place depend on which block comes first.
         let schemes = Reduction::CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE as u32
             | Reduction::CUBLASLT_REDUCTION_SCHEME_OUTPUT_TYPE as u32;
-        let [px, py, pc] = [x, y, p.c.start].map(|start| alignment(start).to_ne_bytes());
+        let starts = [(x, numbers.factors()), (y, numbers.factors()), (p.c.start, numbers.result())];
+        let [px, py, pc] = starts.map(|(start, dtype)| alignment(start, dtype).to_ne_bytes());
         let found = set(Preference::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &(WORKSPACE as usize).to_ne_bytes())
             .and_then(|()| set(Preference::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &schemes.to_ne_bytes()))
             .and_then(|()| set(Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, &px))
@@ -218,28 +231,30 @@ impl Lt {
         found.map(|found| found.algo)
     }
 
-    /// Whether there is an algorithm for a product with an epilogue.
-    pub fn has(&mut self, p: &Product, precision: Precision, epilogue: Epilogue) -> bool {
+    /// Whether there is an algorithm for a product, with an epilogue or without.
+    pub fn has(&mut self, p: &Product, numbers: Numbers, epilogue: Option<Epilogue>) -> bool {
         // The library looks at whether there is an address, and how it is aligned, before it chooses; nothing is read there.
         let stand_in = DevicePointer(ALIGNMENT as u64);
-        let extra = Extra { epilogue, read: stand_in, write: stand_in };
-        blas::gemm(p).is_swapped && self.algorithm(p, precision, Some(&extra)).is_some()
+        let extra = epilogue.map(|epilogue| Extra { epilogue, read: stand_in, write: stand_in });
+        let fits = extra.is_none() || blas::gemm(p).is_swapped && !numbers.narrow_result;
+        fits && self.algorithm(p, numbers, extra.as_ref()).is_some()
     }
 
     /// Makes a product ready to be started again and again.
     pub fn prepare(
         &mut self,
         p: &Product,
-        precision: Precision,
+        numbers: Numbers,
         [a, b, c]: [DevicePointer; 3],
         extra: Option<&Extra>,
     ) -> Result<Ready> {
         let none = CublasError(sys::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED);
-        let algorithm = self.algorithm(p, precision, extra).ok_or(none)?;
-        let at = |base: DevicePointer, start: usize| base.offset(4 * start as u64);
-        let (a, b, c) = (at(a, p.a.start), at(b, p.b.start), at(c, p.c.start));
+        let algorithm = self.algorithm(p, numbers, extra).ok_or(none)?;
+        let (factors, of_result) = (numbers.factors(), numbers.result());
+        let at = |base: DevicePointer, start: usize, dtype: DType| base.offset((dtype.bytes() * start) as u64);
+        let (a, b, c) = (at(a, p.a.start, factors), at(b, p.b.start, factors), at(c, p.c.start, of_result));
         let (x, y) = if blas::gemm(p).is_swapped { (b, a) } else { (a, b) };
-        let description = Description::new(p, precision, extra)?;
+        let description = Description::new(p, numbers, extra)?;
         Ok(Ready { description, algorithm, x, y, c, accumulate: p.accumulate })
     }
 
@@ -284,8 +299,9 @@ mod tests {
 
     #[test]
     fn addresses_are_as_aligned_as_their_elements() {
-        assert_eq!([0, 64, 128].map(alignment), [256; 3]);
-        assert_eq!([1, 3, 2, 4, 96, 65].map(alignment), [4, 4, 8, 16, 128, 4]);
+        assert_eq!([0, 64, 128].map(|start| alignment(start, DType::F32)), [256; 3]);
+        assert_eq!([1, 3, 2, 4, 96, 65].map(|start| alignment(start, DType::F32)), [4, 4, 8, 16, 128, 4]);
+        assert_eq!([0, 1, 2, 64, 768].map(|start| alignment(start, DType::BF16)), [256, 2, 4, 128, 256]);
     }
 
     /// Descriptions live on the host: the library itself says whether it understands them.
@@ -305,13 +321,18 @@ mod tests {
             epilogues.push(Epilogue::Sums { of_right: flag });
         }
         let at = DevicePointer(256);
-        for precision in [Precision::F32, Precision::Tf32, Precision::Bf16, Precision::F16] {
-            for epilogue in &epilogues {
+        let all = [Precision::F32, Precision::Tf32, Precision::Bf16, Precision::F16];
+        let narrow = all[2..].iter().flat_map(|precision| {
+            let numbers = |narrow_result| Numbers { precision: *precision, narrow_factors: true, narrow_result };
+            [false, true].map(numbers)
+        });
+        for numbers in all.into_iter().map(Numbers::wide).chain(narrow) {
+            for epilogue in epilogues.iter().filter(|_| !numbers.narrow_result) {
                 let extra = Extra { epilogue: *epilogue, read: at, write: at };
-                Description::new(&plain(1), precision, Some(&extra)).unwrap_or_else(|e| panic!("{epilogue:?}: {e}"));
+                Description::new(&plain(1), numbers, Some(&extra)).unwrap_or_else(|e| panic!("{epilogue:?}: {e}"));
             }
-            Description::new(&plain(1), precision, None).unwrap();
-            Description::new(&plain(4), precision, None).unwrap();
+            Description::new(&plain(1), numbers, None).unwrap();
+            Description::new(&plain(4), numbers, None).unwrap();
         }
     }
 }

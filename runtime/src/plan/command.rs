@@ -1,7 +1,7 @@
 //! A plan with addresses: what a device is told to do, in order.
 
 use super::arena::ALIGNMENT;
-use super::{Convolution, Epilogue, Plan, PlanError, Precision, Source, Task, Work};
+use super::{Convolution, Epilogue, Numbers, Plan, PlanError, Precision, Source, Task, Work};
 use npc_kernels::cpu::contraction::Product;
 use npc_kernels::cuda::index::{self, Bits, Scatter};
 use npc_kernels::cuda::neuroplastic::{Addresses, Storage, Tables, Tensor, is_beyond_cache, rescale};
@@ -17,11 +17,11 @@ pub enum Command {
     /// Starts a generated kernel, of [`Commands::module`].
     #[allow(missing_docs)]
     Generated { kernel: String, grid: u32, block: u32, shared: u32, arguments: Vec<DevicePointer> },
-    /// A float32 matrix product; offsets and distances in elements from the three addresses.
+    /// A matrix product; offsets and distances in elements from the three addresses.
     #[allow(missing_docs)]
     Product {
         product: Product,
-        precision: Precision,
+        numbers: Numbers,
         a: DevicePointer,
         b: DevicePointer,
         c: DevicePointer,
@@ -104,6 +104,17 @@ fn storage(work: &Work, dtype: DType) -> Result<Storage, PlanError> {
         DType::BF16 => Storage::Bf16,
         other => return Err(refuse(work, "NeuroPlastic", &format!(" of {other:?} parameters"))),
     })
+}
+
+/// In which types a product's operands are stored.
+fn numbers(plan: &Plan, work: &Work) -> Result<Numbers, PlanError> {
+    let [a, b, c] = [work.reads[0], work.reads[1], work.writes[0]].map(|id| plan.buffers[id].dtype);
+    let (narrow_factors, narrow_result) = (a != DType::F32, c != DType::F32);
+    let numbers = Numbers { precision: plan.precision, narrow_factors, narrow_result };
+    if [a, b, c] == [numbers.factors(), numbers.factors(), numbers.result()] {
+        return Ok(numbers);
+    }
+    Err(refuse(work, "MatMul", &format!(" of {a:?} and {b:?} to {c:?}")))
 }
 
 /// The groups of updates of a plan, given where its buffers are. `cache_bytes`: what of the device's L2 they may fill.
@@ -215,15 +226,15 @@ pub fn commands(
             }
             Task::Products(products) => {
                 let (a, b, c) = (at(work.reads[0]), at(work.reads[1]), at(work.writes[0]));
-                let precision = plan.precision;
-                products.iter().for_each(|p| push(Command::Product { product: *p, precision, a, b, c, extra: None }));
+                let numbers = numbers(plan, work)?;
+                products.iter().for_each(|p| push(Command::Product { product: *p, numbers, a, b, c, extra: None }));
             }
             Task::ProductWith { product, epilogue } => {
                 let second = |list: &[usize], i: usize| list.get(i).map_or(DevicePointer::NULL, |id| at(*id));
                 let (read, write) = (second(&work.reads, 2), second(&work.writes, 1));
                 let (a, b, c) = (at(work.reads[0]), at(work.reads[1]), at(work.writes[0]));
                 let extra = Some(Extra { epilogue: *epilogue, read, write });
-                push(Command::Product { product: *product, precision: plan.precision, a, b, c, extra });
+                push(Command::Product { product: *product, numbers: numbers(plan, work)?, a, b, c, extra });
             }
             Task::Convolution(convolution) => {
                 let (a, b, c) = (at(work.reads[0]), at(work.reads[1]), at(work.writes[0]));

@@ -104,8 +104,9 @@ pub(super) fn join(mut draft: Draft, precision: Precision, has: &mut Has<'_>) ->
     for forward in &forwards {
         graph.join_forward(&mut draft, forward, precision, has);
     }
-    for at in 0..work.len() {
-        graph.join_sums(at, precision, has);
+    // A library may add up factors as it rounds them; sums of what is rounded for the product only are another number.
+    if precision.narrow().is_none() {
+        (0..work.len()).for_each(|at| graph.join_sums(at, precision, has));
     }
     let Graph { mut replaced, gone, .. } = graph;
     let kept = (work.into_iter().enumerate()).filter(|(at, _)| !gone.contains(at));

@@ -1,6 +1,6 @@
 //! A training step as a device runs it: buffers with places in one arena, and work in order.
 //!
-//! [`Plan::new`] goes from a typed graph of concrete shapes to the plan in eight passes:
+//! [`Plan::new`] goes from a typed graph of concrete shapes to the plan in nine passes:
 //!
 //! 1. [`lower`]: every node becomes a piece of work on buffers; what only renames elements (reshapes, transposes, slices)
 //!    becomes a view of a buffer;
@@ -8,9 +8,10 @@
 //! 3. [`fuse`]: neighbouring elementwise work becomes one expression, with a reduction at its end;
 //! 4. [`epilogue`]: products do on the way out what follows them, where the device's library can;
 //! 5. [`parts`]: products write their part of a concatenation themselves;
-//! 6. [`in_place`]: scatters change what they start from, where nobody else reads it;
-//! 7. [`schedule`]: one order, updates last, because they write parameters in place;
-//! 8. [`arena`]: lifetimes, and an offset for every buffer that lives within the step.
+//! 6. [`factors`]: what products round when they read it is rounded where it is written, to 16 bits;
+//! 7. [`in_place`]: scatters change what they start from, where nobody else reads it;
+//! 8. [`schedule`]: one order, updates last, because they write parameters in place;
+//! 9. [`arena`]: lifetimes, and an offset for every buffer that lives within the step.
 //!
 //! A plan knows no device. [`command`] puts addresses into it, a [`device::Device`] carries the commands out.
 
@@ -21,6 +22,9 @@ mod conformance;
 pub mod convolution;
 pub mod device;
 pub mod epilogue;
+mod factors;
+#[cfg(test)]
+mod factors_tests;
 mod fuse;
 mod in_place;
 mod lower;
@@ -35,6 +39,7 @@ mod schedule;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+pub mod traffic;
 mod updates;
 mod view;
 
@@ -271,7 +276,9 @@ impl Plan {
         let draft = updates::group(recognise::recognise(draft));
         let draft = fuse::fuse(draft)?;
         let draft = epilogue::join(draft, options.precision, &mut |p, q, e| libraries.has_epilogue(p, q, e));
-        let draft = in_place::scatter(parts::place(draft));
+        let draft = parts::place(draft);
+        let draft = factors::narrow(draft, options.precision, libraries);
+        let draft = in_place::scatter(draft);
         let mut plan = schedule::schedule(draft)?;
         plan.precision = options.precision;
         arena::place(&mut plan);
@@ -284,12 +291,15 @@ pub trait Libraries {
     /// Whether they multiply so.
     fn has_epilogue(&mut self, product: &Product, precision: Precision, epilogue: Epilogue) -> bool;
 
+    /// Whether they multiply factors that are stored in 16 bits so.
+    fn has_narrow(&mut self, product: &Product, numbers: Numbers, epilogue: Option<Epilogue>) -> bool;
+
     /// Whether they have a kernel for the whole of a convolution.
     fn has_convolution(&mut self, convolution: &Convolution, precision: Precision) -> bool;
 }
 
-/// What matrix products and convolutions round their factors to before they multiply them. Sums, stored values and everything else stay
-/// float32.
+/// What matrix products and convolutions round their factors to before they multiply them. Sums and everything else stay float32;
+/// what nothing but products reads may be stored as they round it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Precision {
     /// Not at all.
@@ -316,6 +326,44 @@ impl Precision {
             Precision::Bf16 => half::bf16::from_f32(x).to_f32(),
             Precision::F16 => half::f16::from_f32(x).to_f32(),
         }
+    }
+
+    /// The type of 16 bits that rounded factors can be stored in without loss.
+    pub fn narrow(self) -> Option<DType> {
+        match self {
+            Precision::F32 | Precision::Tf32 => None,
+            Precision::Bf16 => Some(DType::BF16),
+            Precision::F16 => Some(DType::F16),
+        }
+    }
+}
+
+/// How a product rounds its factors, and in which types they and its result are stored. Its sums and whatever an epilogue
+/// reads and writes are float32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Numbers {
+    /// What factors are rounded to.
+    pub precision: Precision,
+    /// Whether both factors are stored as [`Precision::narrow`] says; otherwise both are float32.
+    pub narrow_factors: bool,
+    /// Whether the result is, rounded once; otherwise it is float32.
+    pub narrow_result: bool,
+}
+
+impl Numbers {
+    /// Everything in float32.
+    pub fn wide(precision: Precision) -> Self {
+        Numbers { precision, narrow_factors: false, narrow_result: false }
+    }
+
+    /// Type of both factors.
+    pub fn factors(self) -> DType {
+        self.precision.narrow().filter(|_| self.narrow_factors).unwrap_or(DType::F32)
+    }
+
+    /// Type of the result.
+    pub fn result(self) -> DType {
+        self.precision.narrow().filter(|_| self.narrow_result).unwrap_or(DType::F32)
     }
 }
 

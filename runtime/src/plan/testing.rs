@@ -4,9 +4,10 @@ use super::command::{Command, Commands, Extra};
 use super::convolution::{Convolution, Pass};
 use super::device::{Device, DeviceError};
 use super::epilogue::{Activation, Epilogue};
-use super::{Libraries, Precision};
+use super::{Libraries, Numbers, Precision};
 use npc_kernels::cpu::contraction::Product;
 use npc_kernels::cuda::{Argument, DevicePointer, Source as Module};
+use npc_kernels::elementwise::DType;
 use npc_ptx_interpreter as ptx;
 use std::collections::HashMap;
 
@@ -17,6 +18,10 @@ pub struct Reference {
     pub free: u64,
     /// Whether products have epilogues.
     pub epilogues: bool,
+    /// Whether products take factors of 16 bits.
+    pub narrow: bool,
+    /// Whether they write results of 16 bits.
+    pub narrow_results: bool,
     /// Whether it has whole convolutions.
     pub convolutions: bool,
     /// Steps it has run.
@@ -32,6 +37,8 @@ impl Default for Reference {
             memory: ptx::Memory::default(),
             free: 1 << 30,
             epilogues: true,
+            narrow: true,
+            narrow_results: true,
             convolutions: false,
             steps: 0,
             modules: HashMap::new(),
@@ -50,13 +57,30 @@ impl Reference {
         ptx::launch(module, &mut self.memory, launch, ptx::Schedule::Random(11)).unwrap_or_else(|e| panic!("{e}"));
     }
 
-    /// A product of rounded factors in float64, rounded once.
-    fn product(&mut self, p: &Product, precision: Precision, [a, b, c]: [DevicePointer; 3]) {
+    /// Elements of a product's operand as float32.
+    fn elements(&self, dtype: DType, base: DevicePointer, start: usize, count: usize) -> Vec<f32> {
+        let at = base.0 + (start * dtype.bytes()) as u64;
+        if dtype == DType::F32 {
+            return self.memory.read::<f32>(at, count).unwrap();
+        }
+        let bytes = self.memory.read::<u8>(at, 2 * count).unwrap();
+        let wide = |two: &[u8; 2]| match dtype {
+            DType::F16 => half::f16::from_le_bytes(*two).to_f32(),
+            DType::BF16 => half::bf16::from_le_bytes(*two).to_f32(),
+            other => panic!("a product of {other:?}"),
+        };
+        bytes.as_chunks().0.iter().map(wide).collect()
+    }
+
+    /// A product of rounded factors in float64, rounded to float32 and then to the result's type.
+    fn product(&mut self, p: &Product, numbers: Numbers, [a, b, c]: [DevicePointer; 3]) {
+        let (precision, factors, result) = (numbers.precision, numbers.factors(), numbers.result());
+        assert!(result == DType::F32 || factors == result, "float32 factors, {result:?} result");
         let span = |o: &npc_kernels::cpu::contraction::Operand, rows: usize, columns: usize| {
             (p.batch - 1) * o.batch + (rows - 1) * o.down + (columns - 1) * o.along + 1
         };
         let read = |base: DevicePointer, start: usize, count| {
-            let values = self.memory.read::<f32>(base.0 + 4 * start as u64, count).unwrap();
+            let values = self.elements(factors, base, start, count);
             values.into_iter().map(|x| precision.round(x)).collect::<Vec<_>>()
         };
         let x = read(a, p.a.start, span(&p.a, p.rows, p.inner));
@@ -73,23 +97,29 @@ impl Reference {
                     sums.iter_mut().zip(line).for_each(|(sum, y)| *sum += factor * y);
                 }
                 let at = p.c.start + batch * p.c.batch + row * p.c.down;
-                let z = |column: usize| c.0 + 4 * (at + column * p.c.along) as u64;
+                let place = |column: usize| at + column * p.c.along;
                 if p.accumulate {
-                    let old = |j: usize| self.memory.read::<f32>(z(j), 1).unwrap()[0];
+                    let old = |j: usize| self.elements(result, c, place(j), 1)[0];
                     sums.iter_mut().enumerate().for_each(|(j, sum)| *sum += f64::from(old(j)));
                 }
-                let sums: Vec<f32> = sums.into_iter().map(|sum| sum as f32).collect();
-                if p.c.along == 1 {
-                    self.memory.write(z(0), &sums).unwrap();
-                } else {
-                    sums.iter().enumerate().for_each(|(j, sum)| self.memory.write(z(j), &[*sum]).unwrap());
+                let stored = |sum: f64| match result {
+                    DType::F16 => half::f16::from_f32(sum as f32).to_le_bytes().to_vec(),
+                    DType::BF16 => half::bf16::from_f32(sum as f32).to_le_bytes().to_vec(),
+                    _ => (sum as f32).to_le_bytes().to_vec(),
+                };
+                let size = result.bytes();
+                let bytes: Vec<u8> = sums.into_iter().flat_map(stored).collect();
+                let step = if p.c.along == 1 { bytes.len() } else { size };
+                for (i, part) in bytes.chunks(step.max(1)).enumerate() {
+                    self.memory.write(c.0 + (size * place(i)) as u64, part).unwrap();
                 }
             }
         }
     }
 
     /// What follows a product. What is kept has the layout that cuBLASLt gives it.
-    fn finish(&mut self, p: &Product, extra: Extra, [a, b, c]: [DevicePointer; 3]) {
+    fn finish(&mut self, p: &Product, numbers: Numbers, extra: Extra, [a, b, c]: [DevicePointer; 3]) {
+        assert_eq!(numbers.result(), DType::F32, "an epilogue's bias and what it keeps have the result's type");
         let (rows, columns) = (p.rows, p.columns);
         let mut values = self.memory.read::<f32>(c.0, rows * columns).unwrap();
         let sums = match extra.epilogue {
@@ -111,9 +141,8 @@ impl Reference {
                 sums.then(|| (0..columns).map(column).collect::<Vec<f64>>())
             }
             Epilogue::Sums { of_right } => {
-                let read = |at: DevicePointer, i: usize| {
-                    f64::from(self.memory.read::<f32>(at.0 + 4 * i as u64, 1).unwrap()[0])
-                };
+                assert_eq!(numbers.factors(), DType::F32, "sums of what is rounded for the product");
+                let read = |at: DevicePointer, i: usize| f64::from(self.elements(DType::F32, at, i, 1)[0]);
                 let left =
                     |i: usize| (0..p.inner).map(|k| read(a, p.a.start + i * p.a.down + k * p.a.along)).sum::<f64>();
                 let right = |j: usize| (0..p.inner).map(|k| read(b, p.b.start + k * p.b.down + j * p.b.along)).sum();
@@ -270,10 +299,10 @@ impl Device for Reference {
                     };
                     self.launch(None, &launch);
                 }
-                Command::Product { product, precision, a, b, c, extra } => {
-                    self.product(product, *precision, [*a, *b, *c]);
+                Command::Product { product, numbers, a, b, c, extra } => {
+                    self.product(product, *numbers, [*a, *b, *c]);
                     if let Some(extra) = extra {
-                        self.finish(product, *extra, [*a, *b, *c]);
+                        self.finish(product, *numbers, *extra, [*a, *b, *c]);
                     }
                 }
                 Command::Convolution { convolution, precision, a, b, c } => {
@@ -304,6 +333,10 @@ impl Device for Reference {
 impl Libraries for Reference {
     fn has_epilogue(&mut self, _: &Product, _: Precision, _: Epilogue) -> bool {
         self.epilogues
+    }
+
+    fn has_narrow(&mut self, _: &Product, numbers: Numbers, epilogue: Option<Epilogue>) -> bool {
+        self.narrow && (!numbers.narrow_result || self.narrow_results && epilogue.is_none())
     }
 
     fn has_convolution(&mut self, _: &Convolution, _: Precision) -> bool {

@@ -11,7 +11,7 @@ use npc_compiler::graph::DType as ModelType;
 use npc_compiler::{CompileOptions, Compiled, Optimizer, compile, onnx};
 use std::collections::HashMap;
 
-mod gpt;
+pub(super) mod gpt;
 
 pub(super) fn compiled(file: &str, optimizer: Optimizer) -> Compiled {
     let path = root().join("models").join(file);
@@ -44,7 +44,7 @@ pub(super) fn value(name: &str, dtype: ModelType, dims: &[usize], seed: usize) -
 }
 
 /// A value for every input but the step.
-fn first_feeds(compiled: &Compiled) -> HashMap<String, HostTensor> {
+pub(super) fn first_feeds(compiled: &Compiled) -> HashMap<String, HostTensor> {
     let (graph, b) = (&compiled.model.graph, &compiled.bindings);
     let mut feeds: HashMap<String, HostTensor> = HashMap::new();
     for (i, id) in graph.inputs.iter().enumerate() {
