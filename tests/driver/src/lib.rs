@@ -19,7 +19,7 @@
 //!
 //! `NPC_TEST_DRIVER_MEMORY_MIB` is the device's memory. `NPC_TEST_DRIVER_REFUSE` names a function that always fails,
 //! `kernel:NAME` a kernel that does not start, `fault:NAME` one that fails while it runs (`fault:NAME:4` after four times),
-//! `epilogues` takes those from cuBLASLt, `pools` the memory pool from the device.
+//! `epilogues`, `factors of 16 bits` and `results of 16 bits` take those from cuBLASLt, `pools` the memory pool from the device.
 //!
 //! What it cannot see, as no driver can: how many pointers the array of a launch's parameters has, and how large each
 //! parameter was meant to be. What it does not have is refused with `not built` in the report.

@@ -10,6 +10,8 @@ pub struct Report {
     pub lines: Vec<String>,
     pub kernels: u64,
     pub products: u64,
+    /// Those of them whose factors, and whose results, are of 16 bits.
+    pub narrow: [u64; 2],
     pub graphs: u64,
     pub copies: u64,
 }
@@ -29,8 +31,11 @@ impl Report {
     }
 
     pub fn end(&mut self) {
-        let Report { kernels, products, graphs, copies, .. } = self;
-        let line = format!("end: {kernels} kernels, {products} products, {graphs} graph launches, {copies} copies");
+        let Report { kernels, products, narrow: [factors, results], graphs, copies, .. } = self;
+        let line = format!(
+            "end: {kernels} kernels, {products} products, {factors} of 16-bit factors, {results} to 16 bits, \
+             {graphs} graph launches, {copies} copies"
+        );
         self.line(line);
     }
 }

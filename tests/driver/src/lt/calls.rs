@@ -5,7 +5,7 @@
 
 #![allow(non_snake_case, clippy::missing_safety_doc, clippy::too_many_arguments)]
 
-use super::check::{check, fingerprint};
+use super::check::{FLOAT, check, fingerprint, size};
 use super::{Description, Layout, Preference, Product};
 use crate::driver::{Driver, Handle, call_library};
 use crate::refusal::{Answer, Refusal, misuse, refuse};
@@ -227,10 +227,17 @@ pub unsafe extern "C" fn cublasLtMatmulAlgoGetHeuristic(
         // SAFETY: the caller's.
         unsafe { count.write(0) };
         check(&description, &layouts)?;
-        if description.epilogue != 1 && driver.settings().refuses("epilogues") {
+        let refused = [
+            ("epilogues", description.epilogue != 1),
+            ("factors of 16 bits", layouts[0].dtype != FLOAT),
+            ("results of 16 bits", layouts[3].dtype != FLOAT),
+        ];
+        if refused.into_iter().any(|(what, is_it)| is_it && driver.settings().refuses(what)) {
             return refuse(Status::CUBLAS_STATUS_NOT_SUPPORTED, "as was asked for");
         }
-        if preference.alignment.iter().any(|bytes| !bytes.is_power_of_two() || *bytes < 4) {
+        let sizes = layouts.map(|layout| size(layout.dtype));
+        let is_wrong = |(bytes, size): (&u32, &u64)| !bytes.is_power_of_two() || u64::from(*bytes) < *size;
+        if preference.alignment.iter().zip(&sizes).any(is_wrong) {
             return misuse(Status::CUBLAS_STATUS_INVALID_VALUE, format!("{preference:?}"));
         }
         if preference.reductions & IN_PLACE != 0 {

@@ -6,8 +6,15 @@ use crate::refusal::{Answer, misuse, refuse};
 use cudarc::cublaslt::sys::{cublasComputeType_t as Compute, cublasStatus_t as Status};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-/// `CUDA_R_32F`.
+/// `CUDA_R_32F`, `CUDA_R_16F`, `CUDA_R_16BF`.
 pub const FLOAT: u32 = 0;
+pub const HALF: u32 = 2;
+pub const BFLOAT: u32 = 14;
+
+/// Bytes of an element.
+pub fn size(dtype: u32) -> u64 {
+    if dtype == FLOAT { 4 } else { 2 }
+}
 
 /// A product that can be computed.
 #[derive(Clone, Copy, Debug)]
@@ -31,10 +38,19 @@ pub fn check(d: &Description, layouts: &[Layout; 4]) -> Answer<Shape, Status> {
         Compute::CUBLAS_COMPUTE_32F_FAST_16BF,
         Compute::CUBLAS_COMPUTE_32F_FAST_16F,
     ];
-    let is_float = layouts.iter().all(|layout| layout.dtype == FLOAT) && d.scale == FLOAT;
+    let known = [FLOAT, HALF, BFLOAT];
+    let is_float = layouts.iter().all(|layout| known.contains(&layout.dtype)) && d.scale == FLOAT;
     if !is_float || !computes.iter().any(|known| *known as u32 == d.compute) {
         let why = format!("not built: {d:?} of {layouts:?}");
         return misuse(Status::CUBLAS_STATUS_NOT_SUPPORTED, why);
+    }
+    let types = layouts.map(|layout| layout.dtype);
+    if types[0] != types[1] || types[2] != types[3] || types[3] != FLOAT && types[3] != types[0] {
+        return wrong(format!("A, B, C and D are of the types {types:?}"));
+    }
+    // As the table of `cublasLtMatmul` has it.
+    if types[0] != FLOAT && d.compute != Compute::CUBLAS_COMPUTE_32F as u32 {
+        return wrong(format!("factors of 16 bits in the compute type {}", d.compute));
     }
     if d.transposes.iter().any(|t| !(0..=1).contains(t)) {
         return wrong(format!("transposes {:?}", d.transposes));
@@ -65,6 +81,10 @@ pub fn check(d: &Description, layouts: &[Layout; 4]) -> Answer<Shape, Status> {
     let Some(parts) = Parts::of(d.epilogue) else { return wrong(format!("epilogue {}", d.epilogue)) };
     if out.batch > 1 && (parts.has_bias_pointer() || parts.aux().is_some()) {
         return refuse(Status::CUBLAS_STATUS_NOT_SUPPORTED, "not built: an epilogue with memory of a batch");
+    }
+    if out.dtype != FLOAT && (parts.has_bias_pointer() || parts.aux().is_some()) {
+        let why = "npc: a bias, its gradient and what an epilogue keeps are of D's type, and npc has them in float32";
+        return wrong(why.into());
     }
     if parts.has_bias_pointer() && (d.bias == 0 || !d.bias.is_multiple_of(4)) {
         return wrong(format!("the epilogue needs a bias, which is at {:#x}", d.bias));

@@ -2,7 +2,7 @@
 //!
 //! Matrices are stored by columns: element (i, j) of a layout lies at `i + j·ld`, of batch b at `b·stride` behind. What is
 //! computed is `D = epilogue(α·op(A)·op(B) + β·C)`, op(A) m×k, op(B) k×n, C and D m×n, as NVIDIA's documentation of
-//! `cublasLtMatmul` and `cublasLtEpilogue_t` says. Only float32 matrices are built.
+//! `cublasLtMatmul` and `cublasLtEpilogue_t` says. Factors are float32, bfloat16 or float16, a result the same or float32.
 
 mod calls;
 mod check;

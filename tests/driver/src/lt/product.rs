@@ -1,6 +1,6 @@
 //! A product, computed.
 
-use super::check::Shape;
+use super::check::{BFLOAT, FLOAT, Shape, size};
 use super::epilogue::{Activation, Factor, gelu_slope};
 use super::{Description, Layout};
 use crate::driver::Driver;
@@ -39,8 +39,8 @@ pub fn rounded(compute: u32, x: f32) -> f32 {
 impl Product {
     /// Addresses and bytes of every stored column.
     fn columns(&self, which: usize) -> impl Iterator<Item = (u64, u64)> + '_ {
-        let base = self.addresses[which];
-        self.layouts[which].columns().map(move |(first, count)| (base + 4 * first as u64, 4 * count as u64))
+        let (base, size) = (self.addresses[which], size(self.layouts[which].dtype));
+        self.layouts[which].columns().map(move |(first, count)| (base + size * first as u64, size * count as u64))
     }
 
     fn bias_bytes(&self) -> u64 {
@@ -100,6 +100,31 @@ impl Driver {
         self.memory.write(address, values).map_err(|fault| failure("a matrix product", &fault))
     }
 
+    /// Elements of a matrix of any type that is built.
+    fn elements(&self, dtype: u32, address: u64, count: usize) -> Result<Vec<f32>, Failure> {
+        if dtype == FLOAT {
+            return self.floats(address, count);
+        }
+        let bytes = self.read_bytes(address, 2 * count)?;
+        let wide = |two: &[u8; 2]| match dtype {
+            BFLOAT => bf16::from_le_bytes(*two).to_f32(),
+            _ => f16::from_le_bytes(*two).to_f32(),
+        };
+        Ok(bytes.as_chunks().0.iter().map(wide).collect())
+    }
+
+    fn write_elements(&mut self, dtype: u32, address: u64, values: &[f32]) -> Result<(), Failure> {
+        if dtype == FLOAT {
+            return self.write_floats(address, values);
+        }
+        let narrow = |x: &f32| match dtype {
+            BFLOAT => bf16::from_f32(*x).to_le_bytes(),
+            _ => f16::from_f32(*x).to_le_bytes(),
+        };
+        let bytes: Vec<u8> = values.iter().flat_map(narrow).collect();
+        self.memory.write(address, &bytes).map_err(|fault| failure("a matrix product", &fault))
+    }
+
     /// One factor of one batch as rows × columns of op(X), by rows.
     fn factor(&self, p: &Product, which: usize, batch: usize) -> Result<Vec<f64>, Failure> {
         let layout = &p.layouts[which];
@@ -108,7 +133,8 @@ impl Driver {
         let mut out = vec![0.0; rows * columns];
         for j in 0..columns {
             let first = batch as i64 * layout.stride + j as i64 * layout.leading;
-            let column = self.floats(p.addresses[which] + 4 * first as u64, rows)?;
+            let at = p.addresses[which] + size(layout.dtype) * first as u64;
+            let column = self.elements(layout.dtype, at, rows)?;
             for (i, x) in column.into_iter().enumerate() {
                 let at = if is_transposed { j * rows + i } else { i * columns + j };
                 out[at] = f64::from(rounded(p.description.compute, x));
@@ -119,6 +145,9 @@ impl Driver {
 
     pub fn multiply(&mut self, p: &Product) -> Result<(), Failure> {
         self.report.products += 1;
+        for (count, which) in self.report.narrow.iter_mut().zip([0, 3]) {
+            *count += u64::from(p.layouts[which].dtype != FLOAT);
+        }
         if let Some(at) = p.overlap() {
             let what = format!("a matrix product writes at {at:#x} what it also reads, or writes twice");
             return Err((CUresult::CUDA_ERROR_LAUNCH_FAILED, what));
@@ -137,19 +166,20 @@ impl Driver {
             }
             let (c, d) = (&p.layouts[2], &p.layouts[3]);
             let at = |which: usize, layout: &Layout, j: usize| {
-                p.addresses[which] + 4 * (batch as i64 * layout.stride + j as i64 * layout.leading) as u64
+                p.addresses[which]
+                    + size(layout.dtype) * (batch as i64 * layout.stride + j as i64 * layout.leading) as u64
             };
             let mut bias_gradient = vec![0.0f64; m];
             for j in 0..n {
                 let mut column: Vec<f64> = (0..m).map(|i| f64::from(p.alpha) * sums[i * n + j]).collect();
                 if p.beta != 0.0 {
-                    let old = self.floats(at(2, c, j), m)?;
+                    let old = self.elements(c.dtype, at(2, c, j), m)?;
                     column.iter_mut().zip(old).for_each(|(x, old)| *x += f64::from(p.beta) * f64::from(old));
                 }
                 let mut column: Vec<f32> = column.into_iter().map(|x| x as f32).collect();
                 self.finish_column(p, j, &mut column)?;
                 bias_gradient.iter_mut().zip(&column).for_each(|(sum, x)| *sum += f64::from(*x));
-                self.write_floats(at(3, d, j), &column)?;
+                self.write_elements(d.dtype, at(3, d, j), &column)?;
             }
             let gradient = match p.shape.parts.factor_sums {
                 Some(Factor::A) => Some((0..m).map(|i| x[i * k..(i + 1) * k].iter().sum()).collect()),

@@ -21,6 +21,8 @@ const BAD: Status = Status::CUBLAS_STATUS_INVALID_VALUE;
 struct Case {
     compute: Compute,
     epilogue: E,
+    /// Element types of A, B and D.
+    dtypes: [u32; 3],
     transposes: [i32; 2],
     /// Rows, columns, leading dimension of A, B and D as they are stored.
     layouts: [(u64, u64, i64); 3],
@@ -46,6 +48,7 @@ fn plain() -> Case {
     Case {
         compute: Compute::CUBLAS_COMPUTE_32F,
         epilogue: E::CUBLASLT_EPILOGUE_DEFAULT,
+        dtypes: [0; 3],
         transposes: [0, 1],
         layouts: [(M as u64, K as u64, 6), (N as u64, K as u64, 3), (M as u64, N as u64, 7)],
         batch: 1,
@@ -81,14 +84,44 @@ unsafe fn set<T>(description: cudarc::cublaslt::sys::cublasLtMatmulDesc_t, attri
     unsafe { cublasLtMatmulDescSetAttribute(description, attribute as u32, (&raw const *value).cast(), size_of::<T>()) }
 }
 
+/// `CUDA_R_16F` and `CUDA_R_16BF`.
+const F16: u32 = 2;
+const BF16: u32 = 14;
+
+/// Numbers as words of memory, two of 16 bits in one.
+fn words(dtype: u32, values: impl Iterator<Item = f32>) -> Vec<u32> {
+    let values: Vec<f32> = values.collect();
+    let narrow = |x: f32| match dtype {
+        BF16 => u32::from(half::bf16::from_f32(x).to_bits()),
+        _ => u32::from(half::f16::from_f32(x).to_bits()),
+    };
+    match dtype {
+        0 => bits(values.into_iter()),
+        _ => values.chunks(2).map(|pair| narrow(pair[0]) | narrow(pair[1]) << 16).collect(),
+    }
+}
+
+fn numbers(dtype: u32, words: Vec<u32>) -> Vec<f32> {
+    let wide = |bits: u16| match dtype {
+        BF16 => half::bf16::from_bits(bits).to_f32(),
+        _ => half::f16::from_bits(bits).to_f32(),
+    };
+    match dtype {
+        0 => words.into_iter().map(f32::from_bits).collect(),
+        _ => words.into_iter().flat_map(|word| [wide(word as u16), wide((word >> 16) as u16)]).collect(),
+    }
+}
+
 /// Carries out a case: the first status that is no success, or the results.
 fn run(case: &Case, handle: cublasLtHandle_t, stream: CUstream) -> Result<Results, Status> {
-    let fill = |seed: usize, count: usize| {
-        let at = allocate(4 * count);
-        is_ok(upload(at, &bits((0..count).map(|i| value(seed, i))), stream));
+    let fill = |seed: usize, count: usize, dtype: u32| {
+        let words = words(dtype, (0..count).map(|i| value(seed, i)));
+        let at = allocate(4 * words.len());
+        is_ok(upload(at, &words, stream));
         at
     };
-    let (a, b, d, bias) = (fill(1, 64), fill(2, 64), fill(3, 64), fill(4, 8));
+    let [of_a, of_b, of_d] = case.dtypes;
+    let (a, b, d, bias) = (fill(1, 64, of_a), fill(2, 64, of_b), fill(3, 64, of_d), fill(4, 8, 0));
     let aux = allocate(4 * 128);
     is_ok(upload(aux, &bits((0..128).map(|i| value(5, i))), stream));
     let workspace = allocate(1 << 20);
@@ -98,8 +131,9 @@ fn run(case: &Case, handle: cublasLtHandle_t, stream: CUstream) -> Result<Result
     let outcome = unsafe {
         cublasLtMatmulDescCreate(&raw mut description, case.compute as u32, 0);
         cublasLtMatmulPreferenceCreate(&raw mut preference);
-        for ((layout, (rows, columns, leading)), stride) in layouts.iter_mut().zip(case.layouts).zip(case.strides) {
-            cublasLtMatrixLayoutCreate(layout, 0, rows, columns, leading);
+        let kinds = case.strides.into_iter().zip(case.dtypes);
+        for ((layout, (rows, columns, leading)), (stride, dtype)) in layouts.iter_mut().zip(case.layouts).zip(kinds) {
+            cublasLtMatrixLayoutCreate(layout, dtype, rows, columns, leading);
             let (count, offset) =
                 (L::CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, L::CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET);
             cublasLtMatrixLayoutSetAttribute(*layout, count as u32, (&raw const case.batch).cast(), 4);
@@ -139,7 +173,8 @@ fn run(case: &Case, handle: cublasLtHandle_t, stream: CUstream) -> Result<Result
         ))
         .and_then(|()| {
             let (one, algorithm): (f32, cublasLtMatmulAlgo_t) = (1.0, result.algo);
-            let (from, to) = (a + 4 * case.shift, if case.in_place { a } else { d });
+            let size = if of_a == 0 { 4 } else { 2 };
+            let (from, to) = (a + size * case.shift, if case.in_place { a } else { d });
             let (c, to) = (to as *const c_void, to as *mut c_void);
             let (one, beta) = ((&raw const one).cast(), (&raw const case.beta).cast());
             let (from, b) = (from as *const c_void, b as *const c_void);
@@ -166,7 +201,9 @@ fn run(case: &Case, handle: cublasLtHandle_t, stream: CUstream) -> Result<Result
     };
     let floats =
         |at: u64, count: usize| download(at, count, stream).map(|v| v.into_iter().map(f32::from_bits).collect());
-    let results = outcome.and_then(|()| match (floats(d, 64), floats(bias, 8), download(aux, 128, stream)) {
+    let result = |count: usize| download(d, count, stream).map(|words| numbers(of_d, words));
+    let d_words = if of_d == 0 { 64 } else { 32 };
+    let results = outcome.and_then(|()| match (result(d_words), floats(bias, 8), download(aux, 128, stream)) {
         (Ok(d), Ok(bias), Ok(aux)) => Ok(Results { d, bias, aux }),
         _ => Err(Status::CUBLAS_STATUS_EXECUTION_FAILED),
     });
@@ -255,6 +292,47 @@ fn products_are_the_formulas() {
         assert!((0..N).all(|j| sums[j] == (0..K).map(|k| value(2, j + 3 * k)).sum::<f32>()) && sums[3] == bias(3));
     });
     is_clean(&lines);
+}
+
+#[test]
+fn products_of_16_bits_are_the_formulas() {
+    for dtype in [F16, BF16] {
+        for result in [0, dtype] {
+            let lines = with(|handle, stream| {
+                let case = Case { dtypes: [dtype, dtype, result], ..plain() };
+                // Small whole numbers are exact in all types.
+                let d = run(&case, handle, stream).unwrap().d;
+                for (i, j) in (0..M).flat_map(|i| (0..N).map(move |j| (i, j))) {
+                    assert_eq!(d[i + 7 * j], product(i, j));
+                }
+                assert_eq!((d[5], d[13]), (value(3, 5), value(3, 13)));
+                let d = run(&Case { beta: 1.0, ..case }, handle, stream).unwrap().d;
+                assert_eq!(d[2], product(2, 0) + value(3, 2));
+                // A bias and its sums are float32 beside a float32 result.
+                let epilogue = E::CUBLASLT_EPILOGUE_BIAS;
+                let biased = Case { epilogue, dtypes: [dtype, dtype, 0], ..plain() };
+                assert_eq!(run(&biased, handle, stream).unwrap().d[8], product(1, 1) + value(4, 1));
+            });
+            is_clean(&lines);
+        }
+    }
+}
+
+#[test]
+fn types_that_contradict_each_other() {
+    for dtypes in [[BF16, F16, 0], [BF16, 0, 0], [0, BF16, BF16], [0, 0, BF16], [F16, F16, BF16]] {
+        refused(|c| c.dtypes = dtypes, "are of the types");
+    }
+    for compute in [Compute::CUBLAS_COMPUTE_32F_FAST_16BF, Compute::CUBLAS_COMPUTE_32F_FAST_TF32] {
+        refused(|c| (c.dtypes, c.compute) = ([BF16, BF16, 0], compute), "factors of 16 bits in the compute type");
+    }
+    for epilogue in [E::CUBLASLT_EPILOGUE_BIAS, E::CUBLASLT_EPILOGUE_DRELU, E::CUBLASLT_EPILOGUE_BGRADA] {
+        refused(|c| (c.dtypes, c.epilogue) = ([BF16; 3], epilogue), "are of D's type");
+    }
+    // Half of what is promised is too little for an element.
+    refused(|c| c.promised = 2, "alignment");
+    refused(|c| (c.dtypes, c.promised) = ([BF16; 3], 1), "alignment");
+    refused(|c| (c.dtypes, c.shift) = ([BF16; 3], 1), "as was promised");
 }
 
 #[test]
