@@ -1,33 +1,45 @@
 // Softmax and normalisations.
 #include "rows.cuh"
 
+// Where the elements of a result go: to float32, to 16 bits, or to both. A null pointer is not wanted.
+struct Output {
+    float* wide;
+    unsigned short* narrow;
+    u32 is_bfloat;
+
+    __device__ __forceinline__ void set(u64 at, float x) const {
+        if (wide) global(wide)[at] = x;
+        if (narrow) global(narrow)[at] = is_bfloat ? from_float<bfloat16>(x).bits : from_float<half>(x).bits;
+    }
+};
+
 template <class Team, u32 SLOTS>
-__device__ __forceinline__ void softmax(u64 rows, u64 columns, const float* x, float* y, u32 log) {
+__device__ __forceinline__ void softmax(u64 rows, u64 columns, const float* x, Output y, u32 log) {
     for (u64 row = Team::first(); row < rows; row += Team::count()) {
         Row<Team, SLOTS> values(x + row * columns, columns);
-        float* out = y + row * columns;
+        u64 out = row * columns;
         Exponentials e = exponentials(values, columns);
         if (log) {
             float shift = logf(e.sum);
-            each<Team, SLOTS>(columns, [&](u32 k, u64 j) { out[j] = values.get(k, j) - e.largest - shift; });
+            each<Team, SLOTS>(columns, [&](u32 k, u64 j) { y.set(out + j, values.get(k, j) - e.largest - shift); });
         } else {
             float scale = 1.0f / e.sum;
-            each<Team, SLOTS>(columns, [&](u32 k, u64 j) { out[j] = expf(values.get(k, j) - e.largest) * scale; });
+            each<Team, SLOTS>(columns, [&](u32 k, u64 j) { y.set(out + j, expf(values.get(k, j) - e.largest) * scale); });
         }
     }
 }
 
 // dx = y · (dy − Σ y · dy), or dy − exp(y) · Σ dy of the logarithm.
 template <class Team>
-__device__ __forceinline__ void softmax_gradient(u64 rows, u64 columns, const float* y, const float* dy, float* dx, u32 log) {
+__device__ __forceinline__ void softmax_gradient(u64 rows, u64 columns, const float* y, const float* dy, Output dx, u32 log) {
     for (u64 row = Team::first(); row < rows; row += Team::count()) {
         const float *of = y + row * columns, *from = dy + row * columns;
-        float* out = dx + row * columns;
+        u64 out = row * columns;
         float sum[1] = {0.0f};
         each<Team, 0>(columns, [&](u32, u64 j) { sum[0] += log ? from[j] : of[j] * from[j]; });
         Team::sum(sum);
         each<Team, 0>(columns, [&](u32, u64 j) {
-            out[j] = log ? from[j] - expf(of[j]) * sum[0] : of[j] * (from[j] - sum[0]);
+            dx.set(out + j, log ? from[j] - expf(of[j]) * sum[0] : of[j] * (from[j] - sum[0]));
         });
     }
 }
@@ -49,11 +61,11 @@ struct EachChannel {
 
 // y = (x − mean) / √(variance + ε) · scale + bias of every row.
 template <class Team, u32 SLOTS, class Affine>
-__device__ __forceinline__ void normalise(u64 rows, u64 columns, float epsilon, const float* x, Affine affine, float* y,
+__device__ __forceinline__ void normalise(u64 rows, u64 columns, float epsilon, const float* x, Affine affine, Output y,
                                           float* means, float* inverses) {
     for (u64 row = Team::first(); row < rows; row += Team::count()) {
         Row<Team, SLOTS> values(x + row * columns, columns);
-        float* out = y + row * columns;
+        u64 out = row * columns;
         float sum[1] = {0.0f}, sums[2] = {0.0f, 0.0f};
         each<Team, SLOTS>(columns, [&](u32 k, u64 j) { sum[0] += values.get(k, j); });
         Team::sum(sum);
@@ -71,7 +83,8 @@ __device__ __forceinline__ void normalise(u64 rows, u64 columns, float epsilon, 
         u64 start = affine.start(row);
         each<Team, SLOTS>(columns, [&](u32 k, u64 j) {
             u64 at = affine.at(start, j);
-            out[j] = (values.get(k, j) - mean) * inverse * affine.scale[at] + (affine.bias ? affine.bias[at] : 0.0f);
+            float bias = affine.bias ? affine.bias[at] : 0.0f;
+            y.set(out + j, (values.get(k, j) - mean) * inverse * affine.scale[at] + bias);
         });
         if (Team::lane() == 0) {
             if (means) means[row] = mean;
@@ -83,11 +96,10 @@ __device__ __forceinline__ void normalise(u64 rows, u64 columns, float epsilon, 
 // With x̂ = (x − mean) · inverse and g = dy · scale: dx = inverse · (g − mean of g − x̂ · mean of g · x̂).
 template <class Team, class Affine>
 __device__ __forceinline__ void normalise_gradient(u64 rows, u64 columns, const float* dy, const float* x, Affine affine,
-                                                   const float* means, const float* inverses, float* dx) {
+                                                   const float* means, const float* inverses, Output dx) {
     for (u64 row = Team::first(); row < rows; row += Team::count()) {
         const float *from = dy + row * columns, *of = x + row * columns;
-        float* out = dx + row * columns;
-        u64 start = affine.start(row);
+        u64 out = row * columns, start = affine.start(row);
         float mean = means[row], inverse = inverses[row], sums[2] = {0.0f, 0.0f};
         each<Team, 0>(columns, [&](u32, u64 j) {
             float g = from[j] * affine.scale[affine.at(start, j)];
@@ -98,26 +110,26 @@ __device__ __forceinline__ void normalise_gradient(u64 rows, u64 columns, const 
         float along = sums[0] / (float)columns, across = sums[1] / (float)columns;
         each<Team, 0>(columns, [&](u32, u64 j) {
             float g = from[j] * affine.scale[affine.at(start, j)];
-            out[j] = inverse * (g - along - (of[j] - mean) * inverse * across);
+            dx.set(out + j, inverse * (g - along - (of[j] - mean) * inverse * across));
         });
     }
 }
 
 #define ROWS(suffix, Team, SLOTS)                                                                                             \
     extern "C" __global__ void __launch_bounds__(256, 3)                                                                      \
-        softmax_##suffix(u64 rows, u64 columns, const float* x, float* y, u32 log) {                                          \
+        softmax_##suffix(u64 rows, u64 columns, const float* x, Output y, u32 log) {                                          \
         softmax<Team, SLOTS>(rows, columns, x, y, log);                                                                       \
     }                                                                                                                         \
     extern "C" __global__ void __launch_bounds__(256, 3)                                                                      \
         layer_norm_##suffix(u64 rows, u64 columns, float epsilon, const float* x, const float* scale, const float* bias,      \
-                            float* y, float* mean, float* inverse) {                                                          \
+                            Output y, float* mean, float* inverse) {                                                          \
         normalise<Team, SLOTS>(rows, columns, epsilon, x, EachColumn{scale, bias}, y, mean, inverse);                         \
     }                                                                                                                         \
     extern "C" __global__ void __launch_bounds__(256, 3)                                                                      \
         group_norm_##suffix(u64 batch, u64 groups, u64 channels, u64 positions, float epsilon, const float* x,                \
                             const float* scale, const float* bias, float* y, float* mean, float* inverse) {                   \
         EachChannel affine = {scale, bias, groups, channels, positions};                                                      \
-        normalise<Team, SLOTS>(batch * groups, channels * positions, epsilon, x, affine, y, mean, inverse);                   \
+        normalise<Team, SLOTS>(batch * groups, channels * positions, epsilon, x, affine, Output{y, nullptr, 0}, mean, inverse);\
     }
 
 ROWS(warp, Warp, HELD)
@@ -126,19 +138,19 @@ ROWS(long, Block, 0)
 
 #define ROW_GRADIENTS(suffix, Team)                                                                                           \
     extern "C" __global__ void __launch_bounds__(256)                                                                         \
-        softmax_gradient_##suffix(u64 rows, u64 columns, const float* y, const float* dy, float* dx, u32 log) {               \
+        softmax_gradient_##suffix(u64 rows, u64 columns, const float* y, const float* dy, Output dx, u32 log) {               \
         softmax_gradient<Team>(rows, columns, y, dy, dx, log);                                                                \
     }                                                                                                                         \
     extern "C" __global__ void __launch_bounds__(256)                                                                         \
         layer_norm_gradient_##suffix(u64 rows, u64 columns, const float* dy, const float* x, const float* scale,              \
-                                     const float* mean, const float* inverse, float* dx) {                                    \
+                                     const float* mean, const float* inverse, Output dx) {                                    \
         normalise_gradient<Team>(rows, columns, dy, x, EachColumn{scale, nullptr}, mean, inverse, dx);                        \
     }                                                                                                                         \
     extern "C" __global__ void __launch_bounds__(256)                                                                         \
         group_norm_gradient_##suffix(u64 batch, u64 groups, u64 channels, u64 positions, const float* dy, const float* x,     \
                                      const float* scale, const float* mean, const float* inverse, float* dx) {                \
         EachChannel affine = {scale, nullptr, groups, channels, positions};                                                   \
-        normalise_gradient<Team>(batch * groups, channels * positions, dy, x, affine, mean, inverse, dx);                     \
+        normalise_gradient<Team>(batch * groups, channels * positions, dy, x, affine, mean, inverse, Output{dx, nullptr, 0}); \
     }
 
 ROW_GRADIENTS(warp, Warp)

@@ -1,4 +1,5 @@
-//! Softmax, layer, batch and group normalisation with their gradients. Everything is float32.
+//! Softmax, layer, batch and group normalisation with their gradients. Everything is float32; results of rows go to 16 bits, too,
+//! or only there, rounded to nearest even, where [`Output`] says so.
 //!
 //! Rows are read once as far as they fit a team's registers: a warp has a row of up to 512 elements, a block a row of up to 4096;
 //! longer rows are read again. Sums are fixed trees that depend on shapes only.
@@ -25,11 +26,37 @@ pub(super) fn by_row(
     Launch::blocks(source, kernels[if columns <= BLOCK_ROW { 1 } else { 2 }], rows, arguments)
 }
 
+/// Where the elements of a result go.
+#[derive(Clone, Copy, Debug)]
+pub struct Output {
+    /// Float32 memory, or null.
+    pub wide: DevicePointer,
+    /// Memory of 16 bits an element, or null.
+    pub narrow: DevicePointer,
+    /// Whether those are bfloat16, otherwise float16.
+    pub is_bfloat: bool,
+}
+
+impl From<DevicePointer> for Output {
+    fn from(wide: DevicePointer) -> Self {
+        Output { wide, narrow: DevicePointer::NULL, is_bfloat: false }
+    }
+}
+
+impl Output {
+    /// `struct Output` of the source.
+    fn argument(self) -> Argument {
+        let pointers = [self.wide, self.narrow].into_iter().flat_map(|p| p.0.to_le_bytes());
+        let kind = u64::from(self.is_bfloat).to_le_bytes();
+        Argument::Bytes(pointers.chain(kind).collect())
+    }
+}
+
 /// Writes `y = exp(x) / Σ exp(x)` of every row of (rows, columns), or its logarithm. A NaN or +∞ anywhere, or −∞ everywhere, makes
 /// the whole row NaN.
-pub fn softmax(rows: u64, columns: u64, x: DevicePointer, y: DevicePointer, log: bool) -> Launch {
+pub fn softmax(rows: u64, columns: u64, x: DevicePointer, y: impl Into<Output>, log: bool) -> Launch {
     let mut all = arguments(&[], &[rows, columns]);
-    all.extend([Argument::Pointer(x), Argument::Pointer(y), Argument::U32(log.into())]);
+    all.extend([Argument::Pointer(x), y.into().argument(), Argument::U32(log.into())]);
     by_row(Source::Norm, ["softmax_warp", "softmax_block", "softmax_long"], rows, columns, all)
 }
 
@@ -39,12 +66,12 @@ pub fn softmax_gradient(
     columns: u64,
     y: DevicePointer,
     dy: DevicePointer,
-    dx: DevicePointer,
+    dx: impl Into<Output>,
     log: bool,
 ) -> Launch {
     let mut all = arguments(&[], &[rows, columns]);
-    all.extend([y, dy, dx].map(Argument::Pointer));
-    all.push(Argument::U32(log.into()));
+    all.extend([y, dy].map(Argument::Pointer));
+    all.extend([dx.into().argument(), Argument::U32(log.into())]);
     let kernels = ["softmax_gradient_warp", "softmax_gradient_block", "softmax_gradient_block"];
     by_row(Source::Norm, kernels, rows, columns, all)
 }
@@ -59,13 +86,15 @@ pub fn layer_norm(
     x: DevicePointer,
     scale: DevicePointer,
     bias: DevicePointer,
-    y: DevicePointer,
+    y: impl Into<Output>,
     mean: DevicePointer,
     inverse_deviation: DevicePointer,
 ) -> Launch {
     let mut all = arguments(&[], &[rows, columns]);
     all.push(Argument::F32(epsilon));
-    all.extend([x, scale, bias, y, mean, inverse_deviation].map(Argument::Pointer));
+    all.extend([x, scale, bias].map(Argument::Pointer));
+    all.push(y.into().argument());
+    all.extend([mean, inverse_deviation].map(Argument::Pointer));
     by_row(Source::Norm, ["layer_norm_warp", "layer_norm_block", "layer_norm_long"], rows, columns, all)
 }
 
@@ -94,13 +123,14 @@ pub fn layer_norm_gradient(
     scale: DevicePointer,
     mean: DevicePointer,
     inverse_deviation: DevicePointer,
-    dx: DevicePointer,
+    dx: impl Into<Output>,
     dscale: DevicePointer,
     dbias: DevicePointer,
     partial: DevicePointer,
 ) -> Vec<Launch> {
     let mut data = arguments(&[], &[rows, columns]);
-    data.extend([dy, x, scale, mean, inverse_deviation, dx].map(Argument::Pointer));
+    data.extend([dy, x, scale, mean, inverse_deviation].map(Argument::Pointer));
+    data.push(dx.into().argument());
     let kernels = ["layer_norm_gradient_warp", "layer_norm_gradient_block", "layer_norm_gradient_block"];
     let (slabs, slab) = slabs(rows);
     let mut sums = arguments(&[], &[rows, columns, slab]);

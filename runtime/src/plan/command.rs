@@ -203,6 +203,17 @@ pub fn commands(
             let bytes = plan.buffers[id].dtype.bytes();
             Bits::of(bytes).ok_or_else(|| refuse(work, "Copy", &format!(" of elements of {bytes} bytes")))
         };
+        // The first result in float32 or 16 bits, or in both where the work has more results than `usual`.
+        let output = |usual: usize| {
+            let dtype = |id: usize| plan.buffers[id].dtype;
+            let (first, twin) = (work.writes[0], work.writes.get(usual).copied());
+            let narrow = twin.or((dtype(first) != DType::F32).then_some(first));
+            norm::Output {
+                wide: if dtype(first) == DType::F32 { at(first) } else { DevicePointer::NULL },
+                narrow: narrow.map_or(DevicePointer::NULL, at),
+                is_bfloat: narrow.is_some_and(|id| dtype(id) == DType::BF16),
+            }
+        };
         let rank = || refuse(work, "Copy", &format!(" of more than {} axes", index::RANK));
         match &work.task {
             Task::Expression(expression) => {
@@ -277,23 +288,24 @@ pub fn commands(
                 push(Command::Launch(index::scatter_rows(how, y, rows, updates, memory.bad_indices, *picks)));
             }
             Task::Softmax { rows, columns, logarithm } => {
-                let (x, y) = (at(work.reads[0]), at(work.writes[0]));
+                let (x, y) = (at(work.reads[0]), output(1));
                 push(Command::Launch(norm::softmax(*rows, *columns, x, y, *logarithm)));
             }
             Task::LayerNorm { rows, columns, epsilon } => {
                 let bias = work.reads.get(2).map_or(DevicePointer::NULL, |id| at(*id));
                 let (x, scale) = (at(work.reads[0]), at(work.reads[1]));
-                let [y, mean, inverse] = [0, 1, 2].map(|i| at(work.writes[i]));
-                let launch = norm::layer_norm(*rows, *columns, *epsilon, x, scale, bias, y, mean, inverse);
+                let [mean, inverse] = [1, 2].map(|i| at(work.writes[i]));
+                let launch = norm::layer_norm(*rows, *columns, *epsilon, x, scale, bias, output(3), mean, inverse);
                 push(Command::Launch(launch));
             }
             Task::SoftmaxGradient { rows, columns, logarithm } => {
-                let (y, dy, dx) = (at(work.reads[0]), at(work.reads[1]), at(work.writes[0]));
+                let (y, dy, dx) = (at(work.reads[0]), at(work.reads[1]), output(1));
                 push(Command::Launch(norm::softmax_gradient(*rows, *columns, y, dy, dx, *logarithm)));
             }
             Task::LayerNormGradient { rows, columns } => {
                 let [dy, x, scale, mean, inverse] = [0, 1, 2, 3, 4].map(|i| at(work.reads[i]));
-                let [dx, dscale, dbias, partial] = [0, 1, 2, 3].map(|i| at(work.writes[i]));
+                let [dscale, dbias, partial] = [1, 2, 3].map(|i| at(work.writes[i]));
+                let dx = output(4);
                 let launches =
                     norm::layer_norm_gradient(*rows, *columns, dy, x, scale, mean, inverse, dx, dscale, dbias, partial);
                 launches.into_iter().for_each(|l| push(Command::Launch(l)));

@@ -86,6 +86,33 @@ fn a_language_model_gives_the_same_bits() {
     assert!(wide == 0 && narrow > 20 && results > 0, "{wide} {narrow} {results}");
 }
 
+/// No kernel of its own reads an attention's matrix or a normalised row to round it.
+#[test]
+fn kernels_of_rows_round_their_own_results() {
+    let step = compiled(gpt::STEP, Optimizer::NeuroPlastic);
+    let program = Program::new(&step.model, &ProgramOptions::default()).unwrap();
+    let options = PlanOptions { precision: Precision::Bf16, ..PlanOptions::default() };
+    let graph = program.device_graph(&step.model, 4).unwrap();
+    let plan = graph.plan(&step.bindings, &options, &mut Reference::default()).unwrap();
+    let narrow = |wanted: fn(&Task) -> bool| {
+        let work = plan.work.iter().filter(move |w| wanted(&w.task));
+        let writes = |w: &Work| w.writes.iter().map(|id| plan.buffers[*id].dtype).collect::<Vec<_>>();
+        work.map(writes).filter(|types| types.contains(&DType::BF16)).collect::<Vec<_>>()
+    };
+    // Probabilities are read again by their gradient, what is normalised by products only.
+    let probabilities = narrow(|t| matches!(t, Task::Softmax { .. }));
+    assert_eq!(probabilities, vec![vec![DType::F32, DType::BF16]; 2]);
+    let normal = narrow(|t| matches!(t, Task::LayerNorm { .. }));
+    assert_eq!(normal, vec![vec![DType::BF16, DType::F32, DType::F32]; 5]);
+    let is_rows = |t: &Task| {
+        matches!(t, Task::Softmax { .. } | Task::SoftmaxGradient { .. })
+            || matches!(t, Task::LayerNorm { .. } | Task::LayerNormGradient { .. })
+    };
+    let of_rows: Vec<BufferId> = plan.work.iter().filter(|w| is_rows(&w.task)).flat_map(|w| w.writes.clone()).collect();
+    let only_rounds = |w: &&Work| is_cast(w) && of_rows.contains(&w.reads[0]);
+    assert_eq!(plan.work.iter().filter(only_rounds).count(), 0);
+}
+
 /// Convolutions stay as they are, a library's and products over columns.
 #[test]
 fn a_convolutional_network_gives_the_same_bits() {
@@ -195,9 +222,14 @@ fn one(accumulate: bool) -> Product {
     Product { rows: N, columns: N, inner: N, batch: 1, a: place, b: place, c: place, accumulate }
 }
 
+/// An expression that only rounds.
+fn is_cast(work: &Work) -> bool {
+    let rounds = |e: &Expression| e.instructions().iter().all(|i| matches!(i.operation, Operation::Cast(_)));
+    matches!(&work.task, Task::Expression(e) if e.reduction().is_none() && rounds(e))
+}
+
 fn casts(plan: &Plan) -> usize {
-    let is_cast = |w: &&Work| matches!(&w.task, Task::Expression(e) if e.instructions().iter().all(|i| matches!(i.operation, Operation::Cast(_))));
-    plan.work.iter().filter(is_cast).count()
+    plan.work.iter().filter(|w| is_cast(w)).count()
 }
 
 /// `(x · w) · w`, and what `between` does with the first result.

@@ -170,7 +170,8 @@ pub enum Task {
     /// The same at tuples of indices into the leading axes; `writes[1]` is room for the rows they stand for.
     #[allow(missing_docs)]
     ScatterRows { picks: Picks, leading: Vec<u64>, add: bool },
-    /// Softmax of every row of `reads[0]`, or its logarithm.
+    /// Softmax of every row of `reads[0]`, or its logarithm. Like [`Task::SoftmaxGradient`], [`Task::LayerNorm`] and its gradient it
+    /// writes its first result in 16 bits instead where `writes[0]` is that, or besides where `writes` has one more at its end.
     #[allow(missing_docs)]
     Softmax { rows: u64, columns: u64, logarithm: bool },
     /// Layer normalisation of every row of `reads[0]` with the scale `reads[1]` and the bias `reads[2]`, if any; `writes` has

@@ -76,6 +76,51 @@ fn softmaxes_of_masked_and_broken_rows() {
     }
 }
 
+/// What is written to 16 bits is what is written to float32, rounded; alone it is the same.
+#[test]
+fn results_of_16_bits_are_the_float32_ones_rounded() {
+    let lengths = [(7, 10), (3, 512), (3, 700), (2, 4100)];
+    for ((rows, columns), schedule) in lengths.into_iter().zip(SCHEDULES.into_iter().cycle()) {
+        let mut x: Vec<f32> = noise(rows * columns, 1).iter().map(|x| x * 30.0).collect();
+        x[columns / 2] = f32::NEG_INFINITY;
+        let (dy, scale) = (noise(x.len(), 2), noise(columns, 3));
+        let normal: Vec<f32> = noise(x.len(), 4);
+        let (r, c) = (rows as u64, columns as u64);
+        let mut device = Device::narrow(schedule);
+        let [px, pdy, ps, pn] = [&x, &dy, &scale, &normal].map(|data| device.put(data));
+        let [mean, inverse, y] = [rows, rows, x.len()].map(|len| room(&mut device, len));
+        let [dscale, dbias] = [columns; 2].map(|len| room(&mut device, len));
+        let partial = room(&mut device, layer_norm_partial_bytes(r, c) as usize / 4);
+        device.run(&softmax(r, c, px, y, false));
+        device.run(&layer_norm(r, c, 1e-2, pn, ps, NULL, NULL, mean, inverse));
+        let launches: [&dyn Fn(Output) -> Vec<Launch>; 5] = [
+            &|out| vec![softmax(r, c, px, out, false)],
+            &|out| vec![softmax(r, c, pdy, out, true)],
+            &|out| vec![softmax_gradient(r, c, y, pdy, out, false)],
+            &|out| vec![layer_norm(r, c, 1e-2, pn, ps, NULL, out, NULL, NULL)],
+            &|out| layer_norm_gradient(r, c, pdy, pn, ps, mean, inverse, out, dscale, dbias, partial),
+        ];
+        for (launch, is_bfloat) in launches.iter().flat_map(|launch| [(launch, false), (launch, true)]) {
+            let wide = room(&mut device, x.len());
+            let [beside, alone] = [0xdeadu16; 2].map(|bits| device.put(&vec![bits; x.len()]));
+            let both = Output { wide, narrow: beside, is_bfloat };
+            launch(both).iter().for_each(|l| device.run(l));
+            launch(Output { wide: NULL, narrow: alone, is_bfloat }).iter().for_each(|l| device.run(l));
+            let rounded = |x: f32| match is_bfloat {
+                true => half::bf16::from_f32(x).to_bits(),
+                false => half::f16::from_f32(x).to_bits(),
+            };
+            let want: Vec<u16> = device.get::<f32>(wide, x.len()).into_iter().map(rounded).collect();
+            assert!(device.get::<u16>(beside, x.len()) == want && device.get::<u16>(alone, x.len()) == want);
+            // Without the 16 bits the same float32 values come out.
+            let plain = room(&mut device, x.len());
+            launch(plain.into()).iter().for_each(|l| device.run(l));
+            let [plain, wide] = [plain, wide].map(|at| device.get::<u32>(at, x.len()));
+            assert!(plain == wide);
+        }
+    }
+}
+
 /// A normalisation of rows whose element j is multiplied and shifted by number `at(row, j)` of the factors.
 struct Rows<'a> {
     columns: usize,
