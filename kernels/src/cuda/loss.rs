@@ -56,12 +56,15 @@ struct Plan {
     shape: LossShape,
     labels: Labels,
     scratch: Scratch,
+    /// Whether the gradient of what became of the losses is one for each.
+    each: bool,
     launches: Vec<Launch>,
 }
 
 impl Plan {
     fn new(shape: LossShape, labels: Labels, scratch: DevicePointer) -> Self {
-        Plan { shape, labels, scratch: Scratch::at(scratch), launches: vec![] }
+        let each = labels.reduction == Reduction::None;
+        Plan { shape, labels, scratch: Scratch::at(scratch), each, launches: vec![] }
     }
 
     fn count(&self) -> u64 {
@@ -107,8 +110,7 @@ impl Plan {
     /// `struct Scale` of the source, member by member.
     fn scale(&self, upstream: DevicePointer) -> [Argument; 4] {
         let [total, elements] = self.divisor();
-        let each = Argument::U32((self.labels.reduction == Reduction::None).into());
-        [total, Argument::Pointer(upstream), elements, each]
+        [total, Argument::Pointer(upstream), elements, Argument::U32(self.each.into())]
     }
 
     fn in_blocks(&mut self, blocks: u64, kernel: &'static str, arguments: Vec<Argument>) {
@@ -237,6 +239,43 @@ pub fn softmax_cross_entropy_with_gradient(
     plan.weigh();
     plan.entropy(scores, upstream, [plan.terms(loss), log_prob, gradient]);
     plan.reduce(loss);
+    plan.launches
+}
+
+/// The gradient of what became of the losses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Upstream {
+    /// A float32 number for each label.
+    Each(DevicePointer),
+    /// One for all of them.
+    Shared(DevicePointer),
+}
+
+/// Writes the loss of every label without weights or a label that is ignored, the logarithm of the probabilities unless
+/// `log_prob` is null, and where it is given the `gradient` as [`softmax_cross_entropy_with_gradient`] does. `ids` are int64 if
+/// `wide`, else int32; the uint32 at `bad` counts those that are no class.
+#[allow(clippy::too_many_arguments)]
+pub fn losses(
+    shape: LossShape,
+    scores: DevicePointer,
+    (ids, wide): (DevicePointer, bool),
+    loss: DevicePointer,
+    log_prob: DevicePointer,
+    gradient: Option<(Upstream, DevicePointer)>,
+    bad: DevicePointer,
+) -> Vec<Launch> {
+    let (reduction, null) = (Reduction::None, DevicePointer::NULL);
+    let labels = Labels { ids, wide, weights: null, ignore_index: None, reduction, bad };
+    let mut plan = Plan::new(shape, labels, null);
+    let (upstream, gradient) = match gradient {
+        Some((Upstream::Each(upstream), gradient)) => (upstream, gradient),
+        Some((Upstream::Shared(upstream), gradient)) => {
+            plan.each = false;
+            (upstream, gradient)
+        }
+        None => (null, null),
+    };
+    plan.entropy(scores, upstream, [loss, log_prob, gradient]);
     plan.launches
 }
 

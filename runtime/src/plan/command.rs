@@ -1,12 +1,12 @@
 //! A plan with addresses: what a device is told to do, in order.
 
 use super::arena::ALIGNMENT;
-use super::{Convolution, Epilogue, Numbers, Plan, PlanError, Precision, Source, Task, Work};
+use super::{Convolution, Epilogue, Factors, Numbers, Plan, PlanError, Precision, Source, Task, Work};
 use npc_kernels::cpu::contraction::Product;
 use npc_kernels::cuda::index::{self, Bits, Scatter};
 use npc_kernels::cuda::neuroplastic::{Addresses, Storage, Tables, Tensor, is_beyond_cache, rescale};
 use npc_kernels::cuda::{DevicePointer, Launch};
-use npc_kernels::cuda::{arg, batch, dropout, norm, window};
+use npc_kernels::cuda::{arg, batch, dropout, loss, norm, window};
 use npc_kernels::elementwise::{DType, ptx};
 
 /// One thing a device does.
@@ -308,6 +308,22 @@ pub fn commands(
                 let dx = output(4);
                 let launches =
                     norm::layer_norm_gradient(*rows, *columns, dy, x, scale, mean, inverse, dx, dscale, dbias, partial);
+                launches.into_iter().for_each(|l| push(Command::Launch(l)));
+            }
+            Task::CrossEntropy { shape, gradient, logarithm } => {
+                let (scores, ids) = (at(work.reads[0]), at(work.reads[1]));
+                let wide = plan.buffers[work.reads[1]].dtype == DType::I64;
+                let mut writes = work.writes.iter().map(|id| at(*id));
+                let null = DevicePointer::NULL;
+                let terms = writes.next().unwrap_or(null);
+                let to = if gradient.is_some() { writes.next() } else { None };
+                let gradient = gradient.zip(to).map(|(factors, to)| {
+                    let from = at(work.reads[2]);
+                    let of = if factors == Factors::Each { loss::Upstream::Each } else { loss::Upstream::Shared };
+                    (of(from), to)
+                });
+                let log = writes.next().filter(|_| *logarithm).unwrap_or(null);
+                let launches = loss::losses(*shape, scores, (ids, wide), terms, log, gradient, memory.bad_indices);
                 launches.into_iter().for_each(|l| push(Command::Launch(l)));
             }
             Task::Columns { geometry, planes } => {

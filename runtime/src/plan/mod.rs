@@ -53,6 +53,7 @@ pub use view::View;
 use npc_compiler::bindings::Bindings;
 use npc_kernels::cpu::Geometry;
 use npc_kernels::cpu::contraction::Product;
+use npc_kernels::cpu::loss::LossShape;
 use npc_kernels::cpu::pool::Divisor;
 use npc_kernels::cuda::arg::{Extreme, Ordered};
 use npc_kernels::cuda::index::Picks;
@@ -185,6 +186,11 @@ pub enum Task {
     /// scale and bias, and has `writes[3]` as room for partial sums.
     #[allow(missing_docs)]
     LayerNormGradient { rows: u64, columns: u64 },
+    /// The cross-entropy of scores (batch, classes, positions), `reads[0]`, with the class ids `reads[1]`. `writes` has the loss of
+    /// every id, then the gradient with respect to the scores of those losses times the factors `reads[2]`, if asked for, then
+    /// the logarithm of the probabilities, if asked for.
+    #[allow(missing_docs)]
+    CrossEntropy { shape: LossShape, gradient: Option<Factors>, logarithm: bool },
     /// A whole convolution: of `x` and `w`, of `w` and `dy`, or of `x` and `dy`.
     Convolution(Convolution),
     /// What a convolution's taps read of `reads[0]`.
@@ -223,6 +229,15 @@ pub enum Task {
     /// The updates of a group: reads learning rate, step and gates.
     #[allow(missing_docs)]
     NeuroPlastic { config: Config, updates: Vec<Update> },
+}
+
+/// What gradients of losses are multiplied by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Factors {
+    /// Every loss by its own.
+    Each,
+    /// All by the first.
+    Shared,
 }
 
 /// A piece of work.

@@ -7,9 +7,14 @@
 //! apart from each other, or added up once. What somebody else reads besides stays as it is, and so does all that a kernel
 //! would not save.
 //!
-//! A loss of class ids and its gradient are not looked for: what a graph does with ids that are no classes (an index from the end,
-//! a row without loss) the kernel counts as an error.
+//! Losses of class ids ([`entropy`]) read ids besides numbers. What a graph makes of an id is followed for every class there is
+//! ([`labels`]): indices must be the ids themselves, forward and backward, but for at most one id that is no class and that both
+//! put the same class in the place of; masks, counts and means around it stay work of their own. Every other id that is no class
+//! the kernel counts, and the step fails with the sentence of [`super::device::DeviceError::Index`] where the graph would have
+//! counted from the end, or had a row without loss: an error, and never another number.
 
+mod entropy;
+mod labels;
 mod layer_norm;
 mod log_softmax;
 mod region;
@@ -20,13 +25,15 @@ mod testing;
 
 use super::{BufferId, Draft, Kind, Node, Task, Work};
 use region::Graph;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 /// Finds what a rule replaces around the work at a position.
 type Rule = fn(&Graph<'_>, usize) -> Option<Rewrite>;
 
 /// All rules, those first whose results others look for.
 const RULES: [&[Rule]; 2] = [&[log_softmax::rule, softmax_rows::rule], &[softmax::rule, layer_norm::rule]];
+/// So many of them come before losses are looked for, which read their results.
+const BEFORE_LOSSES: usize = 1;
 
 /// Work in the place of what computed its results.
 struct Rewrite {
@@ -58,7 +65,10 @@ impl Rewrite {
 
 /// Puts kernels in the place of what amounts to them.
 pub(super) fn recognise(mut draft: Draft) -> Draft {
-    for rules in RULES {
+    for (round, rules) in RULES.into_iter().enumerate() {
+        if round == BEFORE_LOSSES {
+            entropy::join(&mut draft);
+        }
         let mut taken: HashSet<usize> = HashSet::new();
         let mut rewrites: Vec<Rewrite> = Vec::new();
         let graph = Graph::new(&draft);
@@ -89,24 +99,73 @@ fn rewritten(mut draft: Draft, rewrites: Vec<Rewrite>) -> Draft {
         gone.iter().for_each(|p| slots[*p] = None);
         slots[at] = Some(Node { name: work.name.clone(), kind: Kind::Work(work) });
     }
-    // What nobody reads any more, last first.
+    draft.work = slots.into_iter().flatten().collect();
+    settle(&mut draft);
+    draft
+}
+
+/// Puts work behind what it reads, and drops what nobody reads any more.
+fn settle(draft: &mut Draft) {
+    let mut producers: HashMap<BufferId, usize> = HashMap::new();
+    for (at, node) in draft.work.iter().enumerate() {
+        producers.extend(writes(node).iter().map(|id| (*id, at)));
+    }
+    producers.retain(|id, _| draft.buffers[*id].source == super::Source::Computed);
+    let (mut order, mut seen) = (Vec::with_capacity(draft.work.len()), vec![false; draft.work.len()]);
+    for root in 0..draft.work.len() {
+        // An explicit stack: a step may be thousands of nodes deep.
+        let mut stack = vec![(root, false)];
+        while let Some((at, is_left)) = stack.pop() {
+            if is_left {
+                order.push(at);
+            } else if !std::mem::replace(&mut seen[at], true) {
+                stack.push((at, true));
+                let above = region::reads(&draft.work[at]);
+                stack.extend(above.iter().rev().filter_map(|id| producers.get(id)).map(|p| (*p, false)));
+            }
+        }
+    }
+    let mut slots: Vec<Option<Node>> = std::mem::take(&mut draft.work).into_iter().map(Some).collect();
     let mut read: HashSet<BufferId> = draft.outputs.iter().map(|(_, id, _)| *id).collect();
     let mut kept: Vec<Node> = Vec::new();
-    for node in slots.into_iter().flatten().rev() {
+    for mut node in order.into_iter().rev().filter_map(|at| slots[at].take()) {
         if whole_result(&node).is_none_or(|id| read.contains(&id)) {
+            drop_logarithm(&mut node, &read);
             read.extend(region::reads(&node));
             kept.push(node);
         }
     }
     kept.reverse();
     draft.work = kept;
-    draft
+}
+
+/// A loss whose logarithms nobody reads gives none.
+fn drop_logarithm(node: &mut Node, read: &HashSet<BufferId>) {
+    if let Kind::Work(work) = &mut node.kind
+        && let Task::CrossEntropy { logarithm, .. } = &mut work.task
+        && *logarithm
+        && work.writes.last().is_some_and(|id| !read.contains(id))
+    {
+        *logarithm = false;
+        work.writes.pop();
+    }
+}
+
+fn writes(node: &Node) -> &[BufferId] {
+    match &node.kind {
+        Kind::Map(map) => std::slice::from_ref(&map.output),
+        Kind::Work(work) => &work.writes,
+    }
 }
 
 /// The one result of work that does nothing else.
 fn whole_result(node: &Node) -> Option<BufferId> {
     match &node.kind {
         Kind::Map(map) => Some(map.output),
-        Kind::Work(work) => work.writes.first().copied().filter(|_| matches!(work.task, Task::Softmax { .. })),
+        Kind::Work(work) => {
+            let is_pure =
+                matches!(work.task, Task::Softmax { .. } | Task::ScatterElements { .. } | Task::Gather { .. });
+            work.writes.first().copied().filter(|_| is_pure)
+        }
     }
 }

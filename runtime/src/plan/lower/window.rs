@@ -16,7 +16,7 @@ impl Lowering<'_> {
         View::dense(self.draft.buffer(&node.name, dtype, product(shape), Source::Computed), shape)
     }
 
-    fn float(&mut self, node: &TypedNode, input: usize) -> Result<View> {
+    pub(super) fn float(&mut self, node: &TypedNode, input: usize) -> Result<View> {
         let x = self.dense(node.inputs[input], &node.name)?;
         let dtype = self.draft.buffers[x.buffer].dtype;
         if dtype == DType::F32 { Ok(x) } else { Err(self.refuse(node, &node.op.name(), &format!(" of {dtype:?}"))) }

@@ -35,7 +35,14 @@ pub enum Form {
 impl Grid {
     /// `None` where a value's size would not tell its form.
     pub fn new(rows: u64, columns: u64) -> Option<Self> {
-        (rows > 1 && columns > 1 && rows != columns).then_some(Grid { rows: rows as usize, columns: columns as usize })
+        Grid::square(rows, columns).filter(|_| rows != columns)
+    }
+
+    /// One that may have as many rows as columns: a value of that many elements is taken to be one a row, until it is read
+    /// otherwise.
+    pub fn square(rows: u64, columns: u64) -> Option<Self> {
+        let [rows, columns] = [rows, columns].map(|n| n as usize);
+        (rows > 1 && columns > 1).then_some(Grid { rows, columns })
     }
 
     fn form(self, elements: usize) -> Option<Form> {
@@ -56,14 +63,16 @@ impl Grid {
             return Some(form);
         }
         let is_one = |extents: &[usize]| extents.iter().all(|n| *n == 1);
-        let split = (0..=shape.len()).find(|k| {
-            let ((p, q), (s, t)) = (part.split_at(*k), shape.split_at(*k));
-            match form {
-                Form::Rows => size(s) == self.rows && p == s && is_one(q),
-                _ => size(t) == self.columns && q == t && is_one(p),
-            }
-        });
-        (whole == Form::Whole && split.is_some()).then_some(form)
+        let is = |form: &Form| {
+            (0..=shape.len()).any(|k| {
+                let ((p, q), (s, t)) = (part.split_at(k), shape.split_at(k));
+                match form {
+                    Form::Rows => size(s) == self.rows && p == s && is_one(q),
+                    _ => size(t) == self.columns && q == t && is_one(p),
+                }
+            })
+        };
+        [Form::Rows, Form::Columns].into_iter().find(|form| whole == Form::Whole && is(form))
     }
 }
 
@@ -248,6 +257,15 @@ impl Trial<'_> {
             && self.values[&id].iter().zip(wanted).all(near)
     }
 
+    /// What `wanted` is multiplied by to be a value, if it is a multiple of it, and the one found `before` if there is one.
+    pub fn multiple(&mut self, id: BufferId, wanted: &[f64], before: Option<f64>) -> Option<f64> {
+        self.compute(id)?;
+        let (at, size) = wanted.iter().enumerate().max_by(|(_, a), (_, b)| a.abs().total_cmp(&b.abs()))?;
+        let factor = before.unwrap_or(self.values[&id].get(at)? / size);
+        let multiple: Vec<f64> = wanted.iter().map(|x| x * factor).collect();
+        (factor != 0.0 && factor.is_finite() && self.is(id, &multiple)).then_some(factor)
+    }
+
     fn compute(&mut self, id: BufferId) -> Option<()> {
         if self.values.contains_key(&id) {
             return Some(());
@@ -307,8 +325,12 @@ impl Trial<'_> {
 
     fn form_of(&self, view: &View, shape: &[usize]) -> Option<Form> {
         let part = view.broadcast_shape()?;
-        let whole = part.iter().product::<usize>() == self.graph.draft.buffers[view.buffer].elements;
-        self.grid.part(&part, shape).filter(|_| whole)
+        let (size, known) = (part.iter().product::<usize>(), self.values.get(&view.buffer)?.len());
+        let form = self.grid.part(&part, shape)?;
+        let (rows, columns) = self.extents(form);
+        // All of it, in the form that its numbers were made in; or the one number that is known of it.
+        let whole = size == self.graph.draft.buffers[view.buffer].elements || known == 1;
+        (whole && known == rows * columns).then_some(form)
     }
 
     fn map(&self, map: &Map) -> Option<Vec<f64>> {

@@ -6,8 +6,15 @@ use crate::plan::{BufferId, Kind, Task};
 
 pub fn rule(graph: &Graph<'_>, at: usize) -> Option<Rewrite> {
     let Kind::Work(softmax) = &graph.draft.work[at].kind else { return None };
-    let Task::Softmax { rows, columns, logarithm } = softmax.task else { return None };
-    let (grid, y) = (Grid::new(rows, columns)?, *softmax.writes.first()?);
+    let (rows, columns, logarithm, y) = match softmax.task {
+        Task::Softmax { rows, columns, logarithm } => (rows, columns, logarithm, *softmax.writes.first()?),
+        // Losses give the logarithms last.
+        Task::CrossEntropy { shape, logarithm: true, .. } if shape.positions == 1 => {
+            (shape.batch as u64, shape.classes as u64, true, *softmax.writes.last()?)
+        }
+        _ => return None,
+    };
+    let grid = Grid::new(rows, columns)?;
     let behind = graph.behind(&[y]);
     behind.iter().find_map(|dx| {
         let dy = incoming(graph, grid, y, &behind, *dx, logarithm)?;
@@ -61,10 +68,10 @@ fn incoming(
 mod tests {
     use super::super::region::TRIALS;
     use super::super::testing::{SHAPE, Step, Value};
-    use npc_kernels::elementwise::Operation::{Add, Exp, Multiply, Subtract};
+    use npc_kernels::elementwise::Operation::{self, Add, Exp, Multiply, Subtract};
 
     /// A softmax of `x` that is an output, and what `gradient` makes of it and of what comes in.
-    fn step(logarithm: bool, gradient: fn(&mut Step, Value, Value) -> Value) -> Vec<&'static str> {
+    fn step(logarithm: bool, gradient: impl Fn(&mut Step, Value, Value) -> Value) -> Vec<&'static str> {
         let mut step = Step::new();
         let (x, dy) = (step.input("x", SHAPE), step.input("dy", SHAPE));
         let y = step.softmax(x, logarithm);
@@ -74,14 +81,48 @@ mod tests {
         step.run()
     }
 
+    /// What y · (dy − Σ y·dy) may differ in.
+    struct Spelling {
+        /// Along which axis is added up.
+        axis: usize,
+        /// What is added up lacks y.
+        is_unweighted: bool,
+        /// How the sums' part is joined.
+        last: Operation,
+        /// Whether the product, or the sums, are an output, too.
+        shows: [bool; 2],
+        /// The sums are multiplied by how many rows there are, and divided by this.
+        rows: Option<usize>,
+        /// What comes in and goes out is multiplied by numbers.
+        factors: Option<[f32; 2]>,
+    }
+
+    const PLAIN: Spelling =
+        Spelling { axis: 1, is_unweighted: false, last: Subtract, shows: [false; 2], rows: None, factors: None };
+
+    fn spelled(how: &Spelling) -> Vec<&'static str> {
+        step(false, |step, y, mut dy| {
+            if let Some([before, _]) = how.factors {
+                dy = step.times(dy, before);
+            }
+            let product = step.binary(Multiply, dy, y);
+            let mut sum = step.sum(if how.is_unweighted { dy } else { product }, how.axis);
+            for (name, value, _) in [("product", product, 0), ("sum", sum, 1)].iter().filter(|(_, _, i)| how.shows[*i])
+            {
+                step.output(name, *value);
+            }
+            if let Some(rows) = how.rows {
+                sum = step.shared(sum, rows);
+            }
+            let taken = step.binary(Multiply, y, sum);
+            let dx = step.binary(how.last, product, taken);
+            how.factors.map_or(dx, |[_, behind]| step.times(dx, behind))
+        })
+    }
+
     #[test]
     fn a_gradient_is_one_kernel_however_it_is_spelled() {
-        let product_first = |step: &mut Step, y, dy| {
-            let product = step.binary(Multiply, dy, y);
-            let sum = step.sum(product, 1);
-            let taken = step.binary(Multiply, y, sum);
-            step.binary(Subtract, product, taken)
-        };
+        assert_eq!(spelled(&PLAIN), ["softmax gradient"]);
         let difference_first = |step: &mut Step, y, dy| {
             let product = step.binary(Multiply, y, dy);
             let sum = step.sum(product, 1);
@@ -89,7 +130,6 @@ mod tests {
             let apart = step.binary(Add, below, dy);
             step.binary(Multiply, apart, y)
         };
-        assert_eq!(step(false, product_first), ["softmax gradient"]);
         assert_eq!(step(false, difference_first), ["softmax gradient"]);
         let of_logarithm = |step: &mut Step, y, dy| {
             let (sum, p) = (step.sum(dy, 1), step.unary(Exp, y));
@@ -103,40 +143,20 @@ mod tests {
 
     #[test]
     fn look_alikes_stay() {
-        let along_rows = |step: &mut Step, y, dy| {
-            let product = step.binary(Multiply, dy, y);
-            let sum = step.sum(product, 0);
-            let taken = step.binary(Multiply, y, sum);
-            step.binary(Subtract, product, taken)
-        };
-        let added = |step: &mut Step, y, dy| {
-            let product = step.binary(Multiply, dy, y);
-            let sum = step.sum(product, 1);
-            let taken = step.binary(Multiply, y, sum);
-            step.binary(Add, product, taken)
-        };
-        let unweighted = |step: &mut Step, y, dy| {
-            let product = step.binary(Multiply, dy, y);
-            let sum = step.sum(dy, 1);
-            let taken = step.binary(Multiply, y, sum);
-            step.binary(Subtract, product, taken)
-        };
-        // Somebody else reads the product.
-        let shown = |step: &mut Step, y, dy| {
-            let product = step.binary(Multiply, dy, y);
-            step.output("product", product);
-            let sum = step.sum(product, 1);
-            let taken = step.binary(Multiply, y, sum);
-            step.binary(Subtract, product, taken)
-        };
-        // Somebody else reads the sums.
-        let shown_sum = |step: &mut Step, y, dy| {
-            let product = step.binary(Multiply, dy, y);
-            let sum = step.sum(product, 1);
-            step.output("sum", sum);
-            let taken = step.binary(Multiply, y, sum);
-            step.binary(Subtract, product, taken)
-        };
+        for how in [
+            Spelling { axis: 0, ..PLAIN },
+            Spelling { last: Add, ..PLAIN },
+            Spelling { is_unweighted: true, ..PLAIN },
+            Spelling { shows: [true, false], ..PLAIN },
+            Spelling { shows: [false, true], ..PLAIN },
+            // Fused on both sides, two kernels are as good as three.
+            Spelling { factors: Some([3.0, 0.25]), ..PLAIN },
+            // A constant is no number of rows.
+            Spelling { rows: Some(TRIALS[0]), ..PLAIN },
+            Spelling { rows: Some(TRIALS[1]), ..PLAIN },
+        ] {
+            assert!(spelled(&how).is_empty());
+        }
         // As a trial's numbers would not tell.
         let bounded = |step: &mut Step, y, dy| {
             let product = step.binary(Multiply, dy, y);
@@ -145,30 +165,6 @@ mod tests {
             let apart = step.at_least(apart, -1e4);
             step.binary(Multiply, apart, y)
         };
-        // Fused on both sides, two kernels are as good as three.
-        let between = |step: &mut Step, y, dy| {
-            let dy = step.times(dy, 3.0);
-            let product = step.binary(Multiply, dy, y);
-            let sum = step.sum(product, 1);
-            let taken = step.binary(Multiply, y, sum);
-            let dx = step.binary(Subtract, product, taken);
-            step.times(dx, 0.25)
-        };
-        for gradient in [along_rows, added, unweighted, shown, shown_sum, bounded, between] {
-            assert!(step(false, gradient).is_empty());
-        }
-    }
-
-    #[test]
-    fn a_constant_is_no_number_of_rows() {
-        fn with<const ROWS: usize>(step: &mut Step, y: Value, dy: Value) -> Value {
-            let product = step.binary(Multiply, dy, y);
-            let sum = step.sum(product, 1);
-            let sum = step.shared(sum, ROWS);
-            let taken = step.binary(Multiply, y, sum);
-            step.binary(Subtract, product, taken)
-        }
-        assert!(step(false, with::<{ TRIALS[0] }>).is_empty());
-        assert!(step(false, with::<{ TRIALS[1] }>).is_empty());
+        assert!(step(false, bounded).is_empty());
     }
 }

@@ -6,7 +6,9 @@ use crate::plan::device::{Scalars, Session};
 use crate::plan::maps::{Map, Operand, What};
 use crate::plan::testing::Reference;
 use crate::plan::{BufferId, DType, Draft, Kind, Node, Source, Task, View, arena, fuse, schedule};
+use npc_kernels::cuda::index::Picks;
 use npc_kernels::elementwise::{Operation, Reduce, Scalar};
+use std::collections::HashMap;
 
 /// Rows and columns of a step's matrices.
 pub const SHAPE: [usize; 2] = [6, 9];
@@ -16,6 +18,8 @@ pub type Value = (BufferId, [usize; 2]);
 
 pub struct Step {
     pub draft: Draft,
+    /// Numbers of the inputs that are class ids.
+    ids: HashMap<String, Vec<i64>>,
 }
 
 fn constant(x: f32) -> Operand {
@@ -29,13 +33,106 @@ fn wide((id, shape): Value) -> Operand {
 
 impl Step {
     pub fn new() -> Self {
-        Step { draft: Draft::default() }
+        Step { draft: Draft::default(), ids: HashMap::new() }
     }
 
     pub fn input(&mut self, name: &str, shape: [usize; 2]) -> Value {
         let id = self.draft.buffer(name, DType::F32, shape.iter().product(), Source::Fed);
         self.draft.inputs.push((name.into(), id));
         (id, shape)
+    }
+
+    /// Class ids, one a row.
+    pub fn ids(&mut self, name: &str, ids: &[i64; SHAPE[0]]) -> Value {
+        let id = self.draft.buffer(name, DType::I64, ids.len(), Source::Fed);
+        self.draft.inputs.push((name.into(), id));
+        self.ids.insert(name.into(), ids.to_vec());
+        (id, [SHAPE[0], 1])
+    }
+
+    /// Row numbers, one a column.
+    pub fn ids_of_columns(&mut self, name: &str, ids: &[i64; SHAPE[1]]) -> Value {
+        let id = self.draft.buffer(name, DType::I64, ids.len(), Source::Fed);
+        self.draft.inputs.push((name.into(), id));
+        self.ids.insert(name.into(), ids.to_vec());
+        (id, [1, SHAPE[1]])
+    }
+
+    /// int64 results of work, one a row.
+    pub fn indices(&mut self, task: Task, x: Value) -> Value {
+        let id = self.draft.buffer("indices", DType::I64, SHAPE[0], Source::Computed);
+        self.draft.push("indices", task, vec![x.0], vec![id]);
+        (id, [SHAPE[0], 1])
+    }
+
+    /// The opposite of a truth value.
+    pub fn opposite(&mut self, a: Value) -> Value {
+        let operands = vec![Operand::View(View::dense(a.0, &a.1))];
+        self.map(a.1, operands, What::Apply(Operation::Not), DType::Bool, a.1)
+    }
+
+    /// One of two ids for every row.
+    pub fn choose(&mut self, condition: Value, a: Value, b: Value) -> Value {
+        let operands = [condition, a, b].map(|(id, shape)| Operand::View(View::dense(id, &shape))).to_vec();
+        self.map(a.1, operands, What::Apply(Operation::Select), DType::I64, a.1)
+    }
+
+    /// A number for every row.
+    pub fn repeated(&mut self, a: Value) -> Value {
+        let shape = [SHAPE[0], 1];
+        let operands = vec![Operand::View(View::dense(a.0, &a.1).broadcast(&shape)), constant(1.0)];
+        self.map(shape, operands, What::Apply(Operation::Multiply), DType::F32, shape)
+    }
+
+    /// An operation on a value and a whole number.
+    pub fn with_integer(&mut self, operation: Operation, (id, shape): Value, x: i64) -> Value {
+        let of_ids = matches!(operation, Operation::Add | Operation::Multiply | Operation::Maximum);
+        let operands = vec![Operand::View(View::dense(id, &shape)), Operand::Constant(DType::I64, Scalar::I64(x))];
+        self.map(shape, operands, What::Apply(operation), if of_ids { DType::I64 } else { DType::Bool }, shape)
+    }
+
+    /// A value where a condition of its shape holds, elsewhere a constant; or the other way round.
+    pub fn select(&mut self, condition: Value, a: Value, other: Scalar, swapped: bool) -> Value {
+        let (dtype, view) = (self.draft.buffers[a.0].dtype, |v: Value| Operand::View(View::dense(v.0, &v.1)));
+        let mut operands = vec![view(condition), view(a), Operand::Constant(dtype, other)];
+        if swapped {
+            operands.swap(1, 2);
+        }
+        self.map(a.1, operands, What::Apply(Operation::Select), dtype, a.1)
+    }
+
+    /// `on` where the ids' class is, counted from `first` along an axis, 0 elsewhere.
+    pub fn one_hot(&mut self, ids: Value, on: f32, first: i64, axis: usize) -> Value {
+        let mut shape = [1, 1];
+        shape[axis] = SHAPE[axis];
+        let bytes = (first..).take(SHAPE[axis]).flat_map(i64::to_le_bytes).collect();
+        let classes = (self.draft.buffer("classes", DType::I64, SHAPE[axis], Source::Constant(bytes)), shape);
+        let operands = vec![wide(ids), wide(classes)];
+        let hit = self.map(SHAPE, operands, What::Apply(Operation::Equal), DType::Bool, SHAPE);
+        let operands = vec![Operand::View(View::dense(hit.0, &SHAPE)), constant(on), constant(0.0)];
+        self.map(SHAPE, operands, What::Apply(Operation::Select), DType::F32, SHAPE)
+    }
+
+    /// Constant numbers.
+    pub fn numbers(&mut self, shape: [usize; 2], number: impl Fn(usize) -> f32) -> Value {
+        let bytes = (0..shape.iter().product()).flat_map(|i| number(i).to_le_bytes()).collect();
+        (self.draft.buffer("numbers", DType::F32, shape.iter().product(), Source::Constant(bytes)), shape)
+    }
+
+    fn picks() -> Picks {
+        let [outer, extent] = SHAPE.map(|n| n as u64);
+        Picks { outer, extent, inner: 1, picks: 1 }
+    }
+
+    /// `on` at the ids, in place of what `base` has there.
+    pub fn scattered(&mut self, base: Value, ids: Value, on: f32) -> Value {
+        let numbers = self.numbers([SHAPE[0], 1], |_| on);
+        self.work(Task::ScatterElements { picks: Self::picks(), add: false }, &[base, ids, numbers], &[SHAPE])[0]
+    }
+
+    /// What is at the ids.
+    pub fn gathered(&mut self, x: Value, ids: Value) -> Value {
+        self.work(Task::Gather { picks: Self::picks(), each: true }, &[x, ids], &[[SHAPE[0], 1]])[0]
     }
 
     fn map(&mut self, shape: [usize; 2], operands: Vec<Operand>, what: What, dtype: DType, to: [usize; 2]) -> Value {
@@ -143,7 +240,10 @@ impl Step {
             for (seed, (name, id)) in plan.inputs.iter().enumerate() {
                 let n = plan.buffers[*id].elements;
                 let wave = |i: usize| (0.7 * i as f32 + 1.3 * seed as f32).sin() * 2.0;
-                let tensor = HostTensor::f32(&[n], &(0..n).map(wave).collect::<Vec<_>>());
+                let tensor = match self.ids.get(name) {
+                    Some(ids) => HostTensor::i64(&[n], ids),
+                    None => HostTensor::f32(&[n], &(0..n).map(wave).collect::<Vec<_>>()),
+                };
                 session.set(name, &tensor.unwrap()).unwrap();
             }
             let mut step = || {
@@ -169,6 +269,8 @@ impl Step {
             Task::SoftmaxGradient { logarithm: false, .. } => Some("softmax gradient"),
             Task::SoftmaxGradient { logarithm: true, .. } => Some("log-softmax gradient"),
             Task::LayerNormGradient { .. } => Some("layer norm gradient"),
+            Task::CrossEntropy { gradient: Some(_), .. } => Some("losses and gradient"),
+            Task::CrossEntropy { gradient: None, .. } => Some("losses"),
             _ => None,
         };
         plan.work.iter().filter_map(|w| kernel(&w.task)).collect()

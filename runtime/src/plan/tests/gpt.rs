@@ -11,8 +11,10 @@ fn a_language_model_steps_as_on_the_cpu() {
     let updates = |t: &Task| matches!(t, Task::NeuroPlastic { updates, .. } if updates.len() == 28);
     assert_eq!((count(|t| matches!(t, Task::NeuroPlastic { .. })), count(updates)), (1, 1));
     assert_eq!(count(|t| matches!(t, Task::Assign)), 0);
-    // Two attentions and the loss; two norms a block and the last; the embedding's rows once.
-    assert_eq!(count(|t| matches!(t, Task::Softmax { .. })), 3);
+    // Two attentions; the loss with its gradient; two norms a block and the last; the embedding's rows once.
+    assert_eq!(count(|t| matches!(t, Task::Softmax { .. })), 2);
+    let loss = |t: &Task| matches!(t, Task::CrossEntropy { gradient: Some(Factors::Shared), logarithm: false, .. });
+    assert_eq!(count(loss), 1);
     assert_eq!(count(|t| matches!(t, Task::LayerNorm { .. })), 5);
     assert_eq!(count(|t| matches!(t, Task::LayerNormGradient { .. })), 5);
     assert_eq!(count(|t| matches!(t, Task::SoftmaxGradient { logarithm: false, .. })), 2);
@@ -30,7 +32,7 @@ fn a_language_model_steps_as_on_the_cpu() {
     assert_eq!(with(Epilogue::Bias { activation: None, keeps: false }), 6);
     // The gradients of queries, keys and values are computed where their layer's gradient lies.
     assert_eq!(count(|t| matches!(t, Task::Place(_))), 0);
-    // One-hot targets stay in registers.
+    // There are no one-hot targets.
     let is_one_hot = |id: &BufferId| plan.buffers[*id].name == "one_hot" && plan.buffers[*id].elements == 64 * 64;
     assert!(!plan.work.iter().any(|w| w.writes.iter().any(is_one_hot)));
     // The mask is computed once, for all layers and steps.
