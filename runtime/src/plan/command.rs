@@ -310,6 +310,20 @@ pub fn commands(
                     norm::layer_norm_gradient(*rows, *columns, dy, x, scale, mean, inverse, dx, dscale, dbias, partial);
                 launches.into_iter().for_each(|l| push(Command::Launch(l)));
             }
+            Task::BatchNorm { shape, epsilon } => {
+                let [x, scale, bias] = [0, 1, 2].map(|i| at(work.reads[i]));
+                let [y, mean, variance] = [0, 1, 2].map(|i| at(work.writes[i]));
+                let launches = norm::batch_norm_train(*shape, *epsilon, x, scale, bias, y, mean, variance);
+                launches.into_iter().for_each(|l| push(Command::Launch(l)));
+            }
+            Task::BatchNormGradient { shape, epsilon } => {
+                let [dy, x, scale, mean, variance] = [0, 1, 2, 3, 4].map(|i| at(work.reads[i]));
+                let [dx, dscale, dbias] = [0, 1, 2].map(|i| at(work.writes[i]));
+                let (shape, epsilon) = (*shape, *epsilon);
+                let launches =
+                    norm::batch_norm_gradient(shape, epsilon, dy, x, scale, mean, variance, dx, dscale, dbias);
+                launches.into_iter().for_each(|l| push(Command::Launch(l)));
+            }
             Task::CrossEntropy { shape, gradient, logarithm } => {
                 let (scores, ids) = (at(work.reads[0]), at(work.reads[1]));
                 let wide = plan.buffers[work.reads[1]].dtype == DType::I64;

@@ -3,7 +3,7 @@
 
 use super::device::{Device, Scalars, Session};
 use super::testing::Reference;
-use super::{PlanError, PlanOptions};
+use super::{PlanError, PlanOptions, Task};
 use crate::HostTensor;
 use crate::cpu::ops::tests::{archive, folder, names};
 use crate::cpu::{Program, ProgramOptions};
@@ -253,6 +253,80 @@ fn operators_agree_with_onnxruntime() {
         });
         let found: Vec<&str> = refused.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(found, REFUSED, "{refused:#?}");
+    }
+}
+
+/// A `SoftmaxCrossEntropyLoss` is the kernel, whatever its weights, axes and ignored label.
+#[test]
+fn losses_of_scores_are_the_kernel() {
+    let (archive, mut cases) = (archive(), 0);
+    for name in names().iter().filter(|name| name.starts_with("sce_")) {
+        let model = onnx::load(&folder().join(format!("{name}.onnx"))).unwrap();
+        let program = Program::new(&model, &ProgramOptions::default()).unwrap();
+        let shapes: Vec<Vec<usize>> =
+            program.inputs().map(|key| archive[&format!("{name}/in/{key}")].shape().to_vec()).collect();
+        let graph = program.graph_for(&shapes).unwrap();
+        let plan = graph.plan(&plain(), &PlanOptions::default(), &mut Reference::default()).unwrap();
+        let is_kernel = |w: &&super::Work| matches!(w.task, Task::CrossEntropy { gradient: None, .. });
+        assert_eq!(plan.work.iter().filter(is_kernel).count(), 1, "{name}");
+        assert!(!plan.work.iter().any(|w| matches!(w.task, Task::Softmax { .. })), "{name}");
+        cases += 1;
+    }
+    assert!(cases >= 10);
+}
+
+/// What `GroupNormalization` or `InstanceNormalization` of (2, 6, 4, 5) is in float64: scale and bias are by group until opset 20,
+/// by channel from 21 on.
+fn group_normalised(x: &[f32], [scale, bias]: [&[f32]; 2], groups: usize) -> Vec<f64> {
+    let own = 6 / groups * 20;
+    let mut y = Vec::new();
+    for (row, x) in x.chunks_exact(own).enumerate() {
+        let mean = x.iter().map(|x| f64::from(*x)).sum::<f64>() / own as f64;
+        let variance = x.iter().map(|x| (f64::from(*x) - mean).powi(2)).sum::<f64>() / own as f64;
+        for (i, x) in x.iter().enumerate() {
+            let at = if scale.len() == groups { row % groups } else { row % groups * (6 / groups) + i / 20 };
+            let normal = (f64::from(*x) - mean) / (variance + 1e-5).sqrt();
+            y.push(normal * f64::from(scale[at]) + f64::from(bias[at]));
+        }
+    }
+    y
+}
+
+#[test]
+fn group_and_instance_normalisation_are_the_definition() {
+    for (op, groups, opset, sizes) in [
+        ("GroupNormalization", 3, 18, 3),
+        ("GroupNormalization", 3, 21, 6),
+        ("GroupNormalization", 1, 21, 6),
+        ("InstanceNormalization", 6, 17, 6),
+    ] {
+        let mut graph = Graph::new("g");
+        let x = graph.add_input("x", ValueType::tensor(ModelType::F32, &[2, 6, 4, 5]));
+        let [s, b] = ["s", "b"].map(|name| graph.add_input(name, ValueType::tensor(ModelType::F32, &[sizes])));
+        let mut node = Node::new(op, [x, s, b]);
+        if op == "GroupNormalization" {
+            node = node.with("num_groups", groups as i64);
+        }
+        let [y] = graph.add(node, ["y"]);
+        graph.outputs.push(y);
+        let opsets = vec![Opset { domain: String::new(), version: opset }];
+        let model = Model { ir_version: 8, opsets, graph, ..Model::default() };
+        let mut program = Program::new(&model, &ProgramOptions::default()).unwrap();
+        let wave = |n: usize, k: f32| (0..n).map(|i| (i as f32 * k).sin() + 0.3).collect::<Vec<f32>>();
+        let (x, s, b) = (wave(240, 0.71), wave(sizes, 0.9), wave(sizes, 1.7));
+        let shapes = [vec![2, 6, 4, 5], vec![sizes], vec![sizes]];
+        let want = group_normalised(&x, [&s, &b], groups);
+        let given = [x, s, b];
+        let tensors = given.iter().zip(&shapes).map(|(v, shape)| HostTensor::f32(shape, v).unwrap());
+        let feeds: Vec<(String, HostTensor)> = ["x", "s", "b"].map(String::from).into_iter().zip(tensors).collect();
+        let mut session = session(Reference::default(), &program, &shapes, &plain());
+        feeds.iter().for_each(|(name, tensor)| session.set(name, tensor).unwrap());
+        session.step().unwrap();
+        let results = program.run(feeds).unwrap();
+        for (what, got) in [("CPU", results[0].1.clone()), ("plan", session.get("y", None).unwrap())] {
+            let far = |(a, b): (f64, &f64)| (a - b).abs() > 1e-5;
+            assert_eq!(got.to_f64().into_iter().zip(&want).filter(|p| far(*p)).count(), 0, "{op} {groups} {what}");
+        }
     }
 }
 

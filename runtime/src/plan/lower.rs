@@ -176,9 +176,14 @@ impl Lowering<'_> {
                 Reducer::Min => Reduce::Minimum,
                 Reducer::ArgMax(is_last) => return self.arg(node, &op.axes, Extreme { is_smallest: false, is_last }),
                 Reducer::ArgMin(is_last) => return self.arg(node, &op.axes, Extreme { is_smallest: true, is_last }),
+                Reducer::MeanOfSquares => Reduce::Mean,
                 other => return Err(self.refuse(node, "Reduce", &format!(" by {other:?}"))),
             };
-            let x = self.readable(node.inputs[0], &node.name)?;
+            let mut x = self.readable(node.inputs[0], &node.name)?;
+            if op.reducer == Reducer::MeanOfSquares {
+                let shape = x.shape.clone();
+                x = self.apply_shaped(&node.name, &shape, Operation::Square, &[Operand::View(x)])?;
+            }
             let view = self.reduced(node, reduce, x, &op.axes)?;
             self.values.insert(node.id.into(), view);
             return Ok(());

@@ -57,6 +57,7 @@ use npc_kernels::cpu::loss::LossShape;
 use npc_kernels::cpu::pool::Divisor;
 use npc_kernels::cuda::arg::{Extreme, Ordered};
 use npc_kernels::cuda::index::Picks;
+use npc_kernels::cuda::norm::Channels;
 use npc_kernels::cuda::window::Planes;
 use npc_kernels::elementwise::{DType, Expression};
 use npc_kernels::neuroplastic::Config;
@@ -186,6 +187,14 @@ pub enum Task {
     /// scale and bias, and has `writes[3]` as room for partial sums.
     #[allow(missing_docs)]
     LayerNormGradient { rows: u64, columns: u64 },
+    /// Batch normalisation of `reads[0]` in training, with the scale `reads[1]` and the bias `reads[2]`; `writes` has the result, and
+    /// every channel's mean and population variance.
+    #[allow(missing_docs)]
+    BatchNorm { shape: Channels, epsilon: f32 },
+    /// Gradient of [`Task::BatchNorm`]: reads what comes in, `x`, scale, means and variances; writes the gradients of `x`, scale and
+    /// bias.
+    #[allow(missing_docs)]
+    BatchNormGradient { shape: Channels, epsilon: f32 },
     /// The cross-entropy of scores (batch, classes, positions), `reads[0]`, with the class ids `reads[1]`. `writes` has the loss of
     /// every id, then the gradient with respect to the scores of those losses times the factors `reads[2]`, if asked for, then
     /// the logarithm of the probabilities, if asked for.

@@ -13,6 +13,7 @@
 //! the kernel counts, and the step fails with the sentence of [`super::device::DeviceError::Index`] where the graph would have
 //! counted from the end, or had a row without loss: an error, and never another number.
 
+mod batch_norm;
 mod entropy;
 mod labels;
 mod layer_norm;
@@ -31,7 +32,8 @@ use std::collections::{HashMap, HashSet};
 type Rule = fn(&Graph<'_>, usize) -> Option<Rewrite>;
 
 /// All rules, those first whose results others look for.
-const RULES: [&[Rule]; 2] = [&[log_softmax::rule, softmax_rows::rule], &[softmax::rule, layer_norm::rule]];
+const RULES: [&[Rule]; 2] =
+    [&[log_softmax::rule, softmax_rows::rule], &[softmax::rule, layer_norm::rule, batch_norm::rule]];
 /// So many of them come before losses are looked for, which read their results.
 const BEFORE_LOSSES: usize = 1;
 

@@ -332,6 +332,7 @@ mod on_a_gpu {
     #[ignore = "needs a GPU: tests/gpu.sh"]
     fn a_convolutional_network_steps_as_on_the_cpu() {
         compare_on(gpu(), "cnn-train-step/cnn_adamw.onnx", Optimizer::NeuroPlastic, steps(5), 2e-4);
+        compare_on(gpu(), NORMALISED, Optimizer::NeuroPlastic, steps(5), 2e-4);
     }
 
     #[test]
@@ -368,6 +369,17 @@ fn a_convolutional_network_steps_as_on_the_cpu() {
     let plan = compare("cnn-train-step/cnn_adamw.onnx", Optimizer::NeuroPlastic, 1, 2e-4);
     let loss = |w: &&Work| matches!(w.task, Task::CrossEntropy { gradient: Some(_), logarithm: false, .. });
     assert_eq!(plan.work.iter().filter(loss).count(), 1);
+}
+
+const NORMALISED: &str = "cnn-train-step/cnn_norm_adamw.onnx";
+
+#[test]
+fn a_network_with_batch_normalisation_steps_as_on_the_cpu() {
+    let plan = compare(NORMALISED, Optimizer::NeuroPlastic, 2, 2e-4);
+    let count = |f: fn(&Task) -> bool| plan.work.iter().filter(|w| f(&w.task)).count();
+    assert_eq!(count(|t| matches!(t, Task::BatchNorm { .. })), 2);
+    assert_eq!(count(|t| matches!(t, Task::BatchNormGradient { .. })), 2);
+    assert_eq!(count(|t| matches!(t, Task::CrossEntropy { gradient: Some(_), .. })), 1);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! reductions, which fusion puts back together.
 
 use super::*;
+use npc_kernels::cuda::norm::Channels;
 use tract_onnx::tract_core::ops::nn::SoftmaxKind;
 
 /// Rows and columns of a shape whose last axes are `axes`.
@@ -114,48 +115,48 @@ impl Lowering<'_> {
     /// (x − mean) / √(variance + ε) · scale + bias by channel (axis 1); in training mean and variance are the batch's own,
     /// and what the running ones become is an output.
     pub(super) fn batch_normalise(&mut self, node: &TypedNode, op: &OnnxNode<BatchNormalization>) -> Result<()> {
-        let x = self.readable(node.inputs[0], &node.name)?;
+        let (x, epsilon) = (self.float(node, 0)?, op.operator.epsilon());
         let shape = x.shape.clone();
         let name = &node.name;
-        let axes: Vec<usize> = (0..shape.len()).filter(|axis| *axis != 1).collect();
         let mut small = vec![1; shape.len()];
         small[1] = shape[1];
-        let wide = |v: &View| Operand::View(v.clone().broadcast(&shape));
         let mut given = Vec::new();
         for input in 1..5 {
-            let dense = self.dense(node.inputs[input], name)?;
+            let dense = self.float(node, input)?;
             given.push(View::dense(dense.buffer, &small));
         }
-        let [scale, bias, old_mean, old_variance] = [0, 1, 2, 3].map(|i| given[i].clone());
-        let (mean, variance) = match op.operator.momentum() {
-            None => (old_mean.clone(), old_variance.clone()),
-            Some(_) => {
-                let mean = self.reduced(node, Reduce::Mean, x.clone(), &axes)?;
-                let centred =
-                    self.apply_shaped(name, &shape, Operation::Subtract, &[Operand::View(x.clone()), wide(&mean)])?;
-                let square = self.apply_shaped(name, &shape, Operation::Square, &[Operand::View(centred)])?;
-                (mean, self.reduced(node, Reduce::Mean, square, &axes)?)
-            }
-        };
+        let [scale, bias, mean, variance] = [0, 1, 2, 3].map(|i| given[i].clone());
         let constant = |x: f32| Operand::Constant(DType::F32, Scalar::Float(x));
         let of = |v: &View| Operand::View(v.clone());
-        let raised =
-            self.apply_shaped(name, &small, Operation::Add, &[of(&variance), constant(op.operator.epsilon())])?;
-        let inverse = self.apply_shaped(name, &small, Operation::ReciprocalSquareRoot, &[of(&raised)])?;
-        let factor = self.apply_shaped(name, &small, Operation::Multiply, &[of(&inverse), of(&scale)])?;
-        let centred = self.apply_shaped(name, &shape, Operation::Subtract, &[Operand::View(x), wide(&mean)])?;
-        let scaled = self.apply_shaped(name, &shape, Operation::Multiply, &[of(&centred), wide(&factor)])?;
-        let y = self.apply_shaped(name, &shape, Operation::Add, &[of(&scaled), wide(&bias)])?;
+        let Some(momentum) = op.operator.momentum() else {
+            let wide = |v: &View| Operand::View(v.clone().broadcast(&shape));
+            let raised = self.apply_shaped(name, &small, Operation::Add, &[of(&variance), constant(epsilon)])?;
+            let inverse = self.apply_shaped(name, &small, Operation::ReciprocalSquareRoot, &[of(&raised)])?;
+            let factor = self.apply_shaped(name, &small, Operation::Multiply, &[of(&inverse), of(&scale)])?;
+            let centred = self.apply_shaped(name, &shape, Operation::Subtract, &[of(&x), wide(&mean)])?;
+            let scaled = self.apply_shaped(name, &shape, Operation::Multiply, &[of(&centred), wide(&factor)])?;
+            let y = self.apply_shaped(name, &shape, Operation::Add, &[of(&scaled), wide(&bias)])?;
+            self.settle(node, op, &[y]);
+            return Ok(());
+        };
+        let room = |lowering: &mut Self, shape: &[usize]| {
+            let elements = shape.iter().product();
+            View::dense(lowering.draft.buffer(name, DType::F32, elements, Source::Computed), shape)
+        };
+        let [y, batch_mean, batch_variance] = [&shape, &small, &small].map(|shape| room(self, shape));
+        let [batch, channels] = [shape[0], shape[1]].map(|n| n as u64);
+        let channels = Channels { batch, channels, positions: shape[2..].iter().product::<usize>() as u64 };
+        let reads = [&x, &scale, &bias].map(|v| v.buffer).to_vec();
+        let writes = [&y, &batch_mean, &batch_variance].map(|v| v.buffer).to_vec();
+        self.draft.push(name, Task::BatchNorm { shape: channels, epsilon }, reads, writes);
         let mut results = vec![y];
-        if let Some(momentum) = op.operator.momentum() {
-            for (old, new) in [(&old_mean, &mean), (&old_variance, &variance)] {
-                let old = self.apply_shaped(name, &small, Operation::Multiply, &[of(old), constant(momentum)])?;
-                let new = self.apply_shaped(name, &small, Operation::Multiply, &[of(new), constant(1.0 - momentum)])?;
-                let next = self.apply_shaped(name, &small, Operation::Add, &[of(&old), of(&new)])?;
-                results.push(View::dense(next.buffer, &shape[1..2]));
-            }
-            results.extend([&mean, &variance].map(|v| View::dense(v.buffer, &shape[1..2])));
+        for (old, new) in [(&mean, &batch_mean), (&variance, &batch_variance)] {
+            let old = self.apply_shaped(name, &small, Operation::Multiply, &[of(old), constant(momentum)])?;
+            let new = self.apply_shaped(name, &small, Operation::Multiply, &[of(new), constant(1.0 - momentum)])?;
+            let next = self.apply_shaped(name, &small, Operation::Add, &[of(&old), of(&new)])?;
+            results.push(View::dense(next.buffer, &shape[1..2]));
         }
+        results.extend([&batch_mean, &batch_variance].map(|v| View::dense(v.buffer, &shape[1..2])));
         self.settle(node, op, &results);
         Ok(())
     }

@@ -19,6 +19,8 @@ const LARGEST: usize = 64;
 pub struct Grid {
     pub rows: usize,
     pub columns: usize,
+    /// Where rows are channels: the samples, each of which has a part of every row.
+    samples: Option<usize>,
 }
 
 /// Which part of a matrix a value has numbers for.
@@ -42,7 +44,12 @@ impl Grid {
     /// otherwise.
     pub fn square(rows: u64, columns: u64) -> Option<Self> {
         let [rows, columns] = [rows, columns].map(|n| n as usize);
-        (rows > 1 && columns > 1).then_some(Grid { rows, columns })
+        (rows > 1 && columns > 1).then_some(Grid { rows, columns, samples: None })
+    }
+
+    /// The channels of (samples, channels, positions) as rows.
+    pub fn channels(samples: u64, channels: u64, positions: u64) -> Option<Self> {
+        Grid::new(channels, samples * positions).map(|grid| Grid { samples: Some(samples as usize), ..grid })
     }
 
     fn form(self, elements: usize) -> Option<Form> {
@@ -63,6 +70,11 @@ impl Grid {
             return Some(form);
         }
         let is_one = |extents: &[usize]| extents.iter().all(|n| *n == 1);
+        if let Some(samples) = self.samples {
+            let ([s, c, ..], [n, d, rest @ ..]) = (shape, part) else { return None };
+            let fits = whole == Form::Whole && [*s, *c, *n, *d] == [samples, self.rows, 1, self.rows];
+            return (fits && is_one(rest)).then_some(Form::Rows);
+        }
         let is = |form: &Form| {
             (0..=shape.len()).any(|k| {
                 let ((p, q), (s, t)) = (part.split_at(k), shape.split_at(k));

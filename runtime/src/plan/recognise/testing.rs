@@ -165,6 +165,11 @@ impl Step {
         )
     }
 
+    pub fn plus(&mut self, a: Value, term: f32) -> Value {
+        let operands = vec![Operand::View(View::dense(a.0, &a.1)), constant(term)];
+        self.map(a.1, operands, What::Apply(Operation::Add), DType::F32, a.1)
+    }
+
     /// The larger of a value's elements and a bound.
     pub fn at_least(&mut self, a: Value, bound: f32) -> Value {
         let operands = vec![Operand::View(View::dense(a.0, &a.1)), constant(bound)];
@@ -239,7 +244,7 @@ impl Step {
             let mut session = Session::new(plan.clone(), Reference::default(), &Scalars::default()).unwrap();
             for (seed, (name, id)) in plan.inputs.iter().enumerate() {
                 let n = plan.buffers[*id].elements;
-                let wave = |i: usize| (0.7 * i as f32 + 1.3 * seed as f32).sin() * 2.0;
+                let wave = |i: usize| (0.83 * i as f32 + 1.3 * seed as f32).sin() * 2.0;
                 let tensor = match self.ids.get(name) {
                     Some(ids) => HostTensor::i64(&[n], ids),
                     None => HostTensor::f32(&[n], &(0..n).map(wave).collect::<Vec<_>>()),
@@ -269,6 +274,7 @@ impl Step {
             Task::SoftmaxGradient { logarithm: false, .. } => Some("softmax gradient"),
             Task::SoftmaxGradient { logarithm: true, .. } => Some("log-softmax gradient"),
             Task::LayerNormGradient { .. } => Some("layer norm gradient"),
+            Task::BatchNormGradient { .. } => Some("batch norm gradient"),
             Task::CrossEntropy { gradient: Some(_), .. } => Some("losses and gradient"),
             Task::CrossEntropy { gradient: None, .. } => Some("losses"),
             _ => None,
