@@ -54,13 +54,11 @@ __device__ __forceinline__ void entropy_rows(const Labels& labels, const Scale& 
         if (Team::lane() == 0)
             terms[row] = label.id < columns ? label.weight * (shift - (own[label.id] - e.largest)) : 0.0f;
         if (log_prob)
-            each<Team, SLOTS>(columns, [&](u32 k, u64 j) {
-                log_prob[row * columns + j] = values.get(k, j) - e.largest - shift;
-            });
+            each(values, columns, [&](u64 j, float x) { log_prob[row * columns + j] = x - e.largest - shift; });
         if (!gradient) continue;
         float factor = factor_of(scale, label, row), inverse = 1.0f / e.sum;
-        each<Team, SLOTS>(columns, [&](u32 k, u64 j) {
-            float p = expf(values.get(k, j) - e.largest) * inverse;
+        each(values, columns, [&](u64 j, float x) {
+            float p = expf(x - e.largest) * inverse;
             gradient[row * columns + j] = label.id < columns ? factor * (p - (j == label.id ? 1.0f : 0.0f)) : 0.0f;
         });
     }
@@ -121,33 +119,27 @@ template <class F> __device__ __forceinline__ double share(u64 items, F f) {
     return sum[0];
 }
 
+// Losses of rows, by a kernel for their length.
+#define ROW_LOSSES(rows, Team, SLOTS, suffix, L)                                                                              \
+    extern "C" __global__ void __launch_bounds__(256, 3)                                                                      \
+        entropy_##rows##_##suffix(Labels labels, const double* total, const float* upstream, u64 elements, u32 each,          \
+                                  const float* x, const L* ids, const float* weights, float* terms, float* log_prob,          \
+                                  float* gradient, u32* bad) {                                                                \
+        Scale scale = {total, upstream, elements, each};                                                                      \
+        entropy_rows<Team, SLOTS>(labels, scale, x, ids, weights, terms, log_prob, gradient, bad);                            \
+    }
+
 #define LOSSES(suffix, L)                                                                                                     \
     extern "C" __global__ void __launch_bounds__(256)                                                                         \
         weigh_##suffix(Labels labels, const L* ids, const float* weights, double* to) {                                       \
         double sum = share(labels.count(), [&](u64 i) { return class_of(labels, ids, weights, i, nullptr).weight; });         \
         if (threadIdx.x == 0) to[blockIdx.x] = sum;                                                                           \
     }                                                                                                                         \
-    extern "C" __global__ void __launch_bounds__(256, 3)                                                                      \
-        entropy_warp_##suffix(Labels labels, const double* total, const float* upstream, u64 elements, u32 each,              \
-                              const float* x, const L* ids, const float* weights, float* terms, float* log_prob,              \
-                              float* gradient, u32* bad) {                                                                    \
-        Scale scale = {total, upstream, elements, each};                                                                      \
-        entropy_rows<Warp, HELD>(labels, scale, x, ids, weights, terms, log_prob, gradient, bad);                             \
-    }                                                                                                                         \
-    extern "C" __global__ void __launch_bounds__(256, 3)                                                                      \
-        entropy_block_##suffix(Labels labels, const double* total, const float* upstream, u64 elements, u32 each,             \
-                               const float* x, const L* ids, const float* weights, float* terms, float* log_prob,             \
-                               float* gradient, u32* bad) {                                                                   \
-        Scale scale = {total, upstream, elements, each};                                                                      \
-        entropy_rows<Block, HELD>(labels, scale, x, ids, weights, terms, log_prob, gradient, bad);                            \
-    }                                                                                                                         \
-    extern "C" __global__ void __launch_bounds__(256, 3)                                                                      \
-        entropy_long_##suffix(Labels labels, const double* total, const float* upstream, u64 elements, u32 each,              \
-                              const float* x, const L* ids, const float* weights, float* terms, float* log_prob,              \
-                              float* gradient, u32* bad) {                                                                    \
-        Scale scale = {total, upstream, elements, each};                                                                      \
-        entropy_rows<Block, 0>(labels, scale, x, ids, weights, terms, log_prob, gradient, bad);                               \
-    }                                                                                                                         \
+    ROW_LOSSES(warp_few, Warp, FEW, suffix, L)                                                                                \
+    ROW_LOSSES(warp, Warp, HELD, suffix, L)                                                                                   \
+    ROW_LOSSES(block_few, Block, FEW, suffix, L)                                                                              \
+    ROW_LOSSES(block, Block, HELD, suffix, L)                                                                                 \
+    ROW_LOSSES(long, Block, 0, suffix, L)                                                                                     \
     extern "C" __global__ void __launch_bounds__(256, 3)                                                                      \
         entropy_positions_##suffix(Labels labels, const double* total, const float* upstream, u64 elements, u32 each,         \
                                    const float* x, const L* ids, const float* weights, float* terms, float* log_prob,         \

@@ -21,10 +21,10 @@ __device__ __forceinline__ void softmax(u64 rows, u64 columns, const float* x, O
         Exponentials e = exponentials(values, columns);
         if (log) {
             float shift = logf(e.sum);
-            each<Team, SLOTS>(columns, [&](u32 k, u64 j) { y.set(out + j, values.get(k, j) - e.largest - shift); });
+            each(values, columns, [&](u64 j, float x) { y.set(out + j, x - e.largest - shift); });
         } else {
             float scale = 1.0f / e.sum;
-            each<Team, SLOTS>(columns, [&](u32 k, u64 j) { y.set(out + j, expf(values.get(k, j) - e.largest) * scale); });
+            each(values, columns, [&](u64 j, float x) { y.set(out + j, expf(x - e.largest) * scale); });
         }
     }
 }
@@ -36,10 +36,10 @@ __device__ __forceinline__ void softmax_gradient(u64 rows, u64 columns, const fl
         const float *of = y + row * columns, *from = dy + row * columns;
         u64 out = row * columns;
         float sum[1] = {0.0f};
-        each<Team, 0>(columns, [&](u32, u64 j) { sum[0] += log ? from[j] : of[j] * from[j]; });
+        each<Team>(columns, of, from, [&](u64, float y, float dy) { sum[0] += log ? dy : y * dy; });
         Team::sum(sum);
-        each<Team, 0>(columns, [&](u32, u64 j) {
-            dx.set(out + j, log ? from[j] - expf(of[j]) * sum[0] : of[j] * (from[j] - sum[0]));
+        each<Team>(columns, of, from, [&](u64 j, float y, float dy) {
+            dx.set(out + j, log ? dy - expf(y) * sum[0] : y * (dy - sum[0]));
         });
     }
 }
@@ -67,11 +67,11 @@ __device__ __forceinline__ void normalise(u64 rows, u64 columns, float epsilon, 
         Row<Team, SLOTS> values(x + row * columns, columns);
         u64 out = row * columns;
         float sum[1] = {0.0f}, sums[2] = {0.0f, 0.0f};
-        each<Team, SLOTS>(columns, [&](u32 k, u64 j) { sum[0] += values.get(k, j); });
+        each(values, columns, [&](u64, float x) { sum[0] += x; });
         Team::sum(sum);
         float centre = sum[0] / (float)columns;
-        each<Team, SLOTS>(columns, [&](u32 k, u64 j) {
-            float apart = values.get(k, j) - centre;
+        each(values, columns, [&](u64, float x) {
+            float apart = x - centre;
             sums[0] += apart;
             sums[1] += apart * apart;
         });
@@ -81,10 +81,10 @@ __device__ __forceinline__ void normalise(u64 rows, u64 columns, float epsilon, 
         // A NaN passes.
         float inverse = 1.0f / sqrtf((variance < 0.0f ? 0.0f : variance) + epsilon);
         u64 start = affine.start(row);
-        each<Team, SLOTS>(columns, [&](u32 k, u64 j) {
+        each(values, columns, [&](u64 j, float x) {
             u64 at = affine.at(start, j);
             float bias = affine.bias ? affine.bias[at] : 0.0f;
-            y.set(out + j, (values.get(k, j) - mean) * inverse * affine.scale[at] + bias);
+            y.set(out + j, (x - mean) * inverse * affine.scale[at] + bias);
         });
         if (Team::lane() == 0) {
             if (means) means[row] = mean;
@@ -101,16 +101,16 @@ __device__ __forceinline__ void normalise_gradient(u64 rows, u64 columns, const 
         const float *from = dy + row * columns, *of = x + row * columns;
         u64 out = row * columns, start = affine.start(row);
         float mean = means[row], inverse = inverses[row], sums[2] = {0.0f, 0.0f};
-        each<Team, 0>(columns, [&](u32, u64 j) {
-            float g = from[j] * affine.scale[affine.at(start, j)];
+        each<Team>(columns, of, from, [&](u64 j, float x, float dy) {
+            float g = dy * affine.scale[affine.at(start, j)];
             sums[0] += g;
-            sums[1] += g * ((of[j] - mean) * inverse);
+            sums[1] += g * ((x - mean) * inverse);
         });
         Team::sum(sums);
         float along = sums[0] / (float)columns, across = sums[1] / (float)columns;
-        each<Team, 0>(columns, [&](u32, u64 j) {
-            float g = from[j] * affine.scale[affine.at(start, j)];
-            dx.set(out + j, inverse * (g - along - (of[j] - mean) * inverse * across));
+        each<Team>(columns, of, from, [&](u64 j, float x, float dy) {
+            float g = dy * affine.scale[affine.at(start, j)];
+            dx.set(out + j, inverse * (g - along - (x - mean) * inverse * across));
         });
     }
 }
@@ -124,7 +124,15 @@ __device__ __forceinline__ void normalise_gradient(u64 rows, u64 columns, const 
         layer_norm_##suffix(u64 rows, u64 columns, float epsilon, const float* x, const float* scale, const float* bias,      \
                             Output y, float* mean, float* inverse) {                                                          \
         normalise<Team, SLOTS>(rows, columns, epsilon, x, EachColumn{scale, bias}, y, mean, inverse);                         \
-    }                                                                                                                         \
+    }
+
+ROWS(warp_few, Warp, FEW)
+ROWS(warp, Warp, HELD)
+ROWS(block_few, Block, FEW)
+ROWS(block, Block, HELD)
+ROWS(long, Block, 0)
+
+#define GROUPS(suffix, Team, SLOTS)                                                                                           \
     extern "C" __global__ void __launch_bounds__(256, 3)                                                                      \
         group_norm_##suffix(u64 batch, u64 groups, u64 channels, u64 positions, float epsilon, const float* x,                \
                             const float* scale, const float* bias, float* y, float* mean, float* inverse) {                   \
@@ -132,9 +140,9 @@ __device__ __forceinline__ void normalise_gradient(u64 rows, u64 columns, const 
         normalise<Team, SLOTS>(batch * groups, channels * positions, epsilon, x, affine, Output{y, nullptr, 0}, mean, inverse);\
     }
 
-ROWS(warp, Warp, HELD)
-ROWS(block, Block, HELD)
-ROWS(long, Block, 0)
+GROUPS(warp, Warp, HELD)
+GROUPS(block, Block, HELD)
+GROUPS(long, Block, 0)
 
 #define ROW_GRADIENTS(suffix, Team)                                                                                           \
     extern "C" __global__ void __launch_bounds__(256)                                                                         \

@@ -3,8 +3,8 @@
 #include "common.cuh"
 
 const u32 THREADS = 256, WARPS = THREADS / 32;
-// Elements that a thread keeps in registers, so that a row is read once.
-const u32 HELD = 16;
+// Elements that a thread keeps in registers, so that a row is read once: few where rows are short enough.
+const u32 HELD = 16, FEW = 4;
 
 struct Warp {
     static const u32 SIZE = 32;
@@ -46,33 +46,60 @@ struct Block {
     }
 };
 
-// Calls f(k, j) for the elements j of a row that are this thread's, k counting them if they are `SLOTS` at most. A row of any
-// length has no slots: k stays 0.
-template <class Team, u32 SLOTS, class F> __device__ __forceinline__ void each(u64 columns, F f) {
-    if constexpr (SLOTS > 0) {
-#pragma unroll
-        for (u32 k = 0; k < SLOTS; ++k) {
-            u32 j = k * Team::SIZE + Team::lane();
-            if (j < columns) f(k, (u64)j);
-        }
-    } else {
-        for (u64 j = Team::lane(); j < columns; j += Team::SIZE) f(0u, j);
-    }
-}
-
-// A row, from registers or from memory.
+// A row. Where it has slots, each thread keeps its elements; a row of any length has none and is read when it is needed.
 template <class Team, u32 SLOTS> struct Row {
     const float* x;
     float held[SLOTS > 0 ? SLOTS : 1];
 
     __device__ __forceinline__ Row(const float* x, u64 columns) : x(x) {
-        if constexpr (SLOTS > 0) each<Team, SLOTS>(columns, [&](u32 k, u64 j) { held[k] = x[j]; });
-    }
-    __device__ __forceinline__ float get(u32 k, u64 j) const {
-        if constexpr (SLOTS > 0) return held[k];
-        else return x[j];
+#pragma unroll
+        for (u32 k = 0; k < SLOTS; ++k) {
+            u32 j = k * Team::SIZE + Team::lane();
+            if (j < columns) held[k] = x[j];
+        }
     }
 };
+
+// Elements of rows without slots that a thread reads before it uses the first.
+const u32 AHEAD = 4;
+
+// Calls f(j, x) for the elements of a row that are this thread's.
+template <class Team, u32 SLOTS, class F>
+__device__ __forceinline__ void each(const Row<Team, SLOTS>& row, u64 columns, F f) {
+    if constexpr (SLOTS > 0) {
+#pragma unroll
+        for (u32 k = 0; k < SLOTS; ++k) {
+            u32 j = k * Team::SIZE + Team::lane();
+            if (j < columns) f((u64)j, row.held[k]);
+        }
+    } else {
+        u64 j = Team::lane();
+        for (; j + (AHEAD - 1) * Team::SIZE < columns; j += AHEAD * Team::SIZE) {
+            float x[AHEAD];
+#pragma unroll
+            for (u32 k = 0; k < AHEAD; ++k) x[k] = row.x[j + k * Team::SIZE];
+#pragma unroll
+            for (u32 k = 0; k < AHEAD; ++k) f(j + k * Team::SIZE, x[k]);
+        }
+        for (; j < columns; j += Team::SIZE) f(j, row.x[j]);
+    }
+}
+
+// Calls f(j, x, y) for the elements of two rows that are this thread's.
+template <class Team, class F>
+__device__ __forceinline__ void each(u64 columns, const float* x, const float* y, F f) {
+    u64 j = Team::lane();
+    for (; j + (AHEAD - 1) * Team::SIZE < columns; j += AHEAD * Team::SIZE) {
+        float of_x[AHEAD], of_y[AHEAD];
+#pragma unroll
+        for (u32 k = 0; k < AHEAD; ++k) of_x[k] = x[j + k * Team::SIZE];
+#pragma unroll
+        for (u32 k = 0; k < AHEAD; ++k) of_y[k] = y[j + k * Team::SIZE];
+#pragma unroll
+        for (u32 k = 0; k < AHEAD; ++k) f(j + k * Team::SIZE, of_x[k], of_y[k]);
+    }
+    for (; j < columns; j += Team::SIZE) f(j, x[j], y[j]);
+}
 
 // The largest of some numbers and Σ exp(x − largest), one number at a time.
 struct Exponentials {
@@ -97,11 +124,11 @@ __device__ __forceinline__ Exponentials exponentials(const Row<Team, SLOTS>& row
     Exponentials result = {-__uint_as_float(0x7f800000), 0.0f};
     float sum[1] = {0.0f};
     if constexpr (SLOTS > 0) {
-        each<Team, SLOTS>(columns, [&](u32 k, u64 j) { result.largest = fmaxf(result.largest, row.get(k, j)); });
+        each(row, columns, [&](u64, float x) { result.largest = fmaxf(result.largest, x); });
         result.largest = Team::largest(result.largest);
-        each<Team, SLOTS>(columns, [&](u32 k, u64 j) { sum[0] += expf(row.get(k, j) - result.largest); });
+        each(row, columns, [&](u64, float x) { sum[0] += expf(x - result.largest); });
     } else {
-        each<Team, SLOTS>(columns, [&](u32 k, u64 j) { result.add(row.get(k, j)); });
+        each(row, columns, [&](u64, float x) { result.add(x); });
         float largest = Team::largest(result.largest);
         sum[0] = is_finite(largest) ? result.rebased(largest) : __uint_as_float(0x7fffffff);
         result.largest = largest;

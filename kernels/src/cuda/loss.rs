@@ -159,7 +159,9 @@ impl Plan {
         arguments.extend([scores, ids, weights].into_iter().chain(outputs).chain([bad]).map(Argument::Pointer));
         self.launches.push(if self.shape.positions == 1 {
             let kernels = [
+                self.pick(["entropy_warp_few_i32", "entropy_warp_few_i64"]),
                 self.pick(["entropy_warp_i32", "entropy_warp_i64"]),
+                self.pick(["entropy_block_few_i32", "entropy_block_few_i64"]),
                 self.pick(["entropy_block_i32", "entropy_block_i64"]),
                 self.pick(["entropy_long_i32", "entropy_long_i64"]),
             ];

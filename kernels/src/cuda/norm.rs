@@ -6,24 +6,27 @@
 
 use super::{Argument, DevicePointer, Launch, Source, arguments};
 
-/// Elements of a row that fit a warp's registers, and a block's.
-const WARP_ROW: u64 = 32 * 16;
-const BLOCK_ROW: u64 = 256 * 16;
+/// The longest rows that a warp holds in few registers, in many, a block in few, in many.
+const ROWS: [u64; 4] = [32 * 4, 32 * 16, 256 * 4, 256 * 16];
 /// Rows a block has when a warp has each.
 const WARPS: u64 = 8;
 
-/// A launch over rows of `columns` elements by the kernel for their length: of warps, of blocks, or for rows of any length.
+/// A launch over rows of `columns` elements by the kernel for their length: of warps (few elements a thread, or more), of blocks,
+/// or for rows of any length.
 pub(super) fn by_row(
     source: Source,
-    kernels: [&'static str; 3],
+    kernels: [&'static str; 5],
     rows: u64,
     columns: u64,
     arguments: Vec<Argument>,
 ) -> Launch {
-    if columns <= WARP_ROW {
-        return Launch::blocks(source, kernels[0], rows.div_ceil(WARPS), arguments);
-    }
-    Launch::blocks(source, kernels[if columns <= BLOCK_ROW { 1 } else { 2 }], rows, arguments)
+    let kind = ROWS.iter().position(|longest| columns <= *longest).unwrap_or(ROWS.len());
+    Launch::blocks(source, kernels[kind], if kind < 2 { rows.div_ceil(WARPS) } else { rows }, arguments)
+}
+
+/// Kernels that hold no rows: a warp's for short ones, a block's for all others.
+fn by_team(warp: &'static str, block: &'static str) -> [&'static str; 5] {
+    [warp, warp, block, block, block]
 }
 
 /// Where the elements of a result go.
@@ -57,7 +60,13 @@ impl Output {
 pub fn softmax(rows: u64, columns: u64, x: DevicePointer, y: impl Into<Output>, log: bool) -> Launch {
     let mut all = arguments(&[], &[rows, columns]);
     all.extend([Argument::Pointer(x), y.into().argument(), Argument::U32(log.into())]);
-    by_row(Source::Norm, ["softmax_warp", "softmax_block", "softmax_long"], rows, columns, all)
+    by_row(
+        Source::Norm,
+        ["softmax_warp_few", "softmax_warp", "softmax_block_few", "softmax_block", "softmax_long"],
+        rows,
+        columns,
+        all,
+    )
 }
 
 /// Writes the gradient of [`softmax`] from its result: `dx = y · (dy − Σ y·dy)`, or `dx = dy − exp(y) · Σ dy` of the logarithm.
@@ -72,7 +81,7 @@ pub fn softmax_gradient(
     let mut all = arguments(&[], &[rows, columns]);
     all.extend([y, dy].map(Argument::Pointer));
     all.extend([dx.into().argument(), Argument::U32(log.into())]);
-    let kernels = ["softmax_gradient_warp", "softmax_gradient_block", "softmax_gradient_block"];
+    let kernels = by_team("softmax_gradient_warp", "softmax_gradient_block");
     by_row(Source::Norm, kernels, rows, columns, all)
 }
 
@@ -95,7 +104,13 @@ pub fn layer_norm(
     all.extend([x, scale, bias].map(Argument::Pointer));
     all.push(y.into().argument());
     all.extend([mean, inverse_deviation].map(Argument::Pointer));
-    by_row(Source::Norm, ["layer_norm_warp", "layer_norm_block", "layer_norm_long"], rows, columns, all)
+    by_row(
+        Source::Norm,
+        ["layer_norm_warp_few", "layer_norm_warp", "layer_norm_block_few", "layer_norm_block", "layer_norm_long"],
+        rows,
+        columns,
+        all,
+    )
 }
 
 /// Into how many slabs the rows are cut to be summed, and the rows of each.
@@ -131,7 +146,7 @@ pub fn layer_norm_gradient(
     let mut data = arguments(&[], &[rows, columns]);
     data.extend([dy, x, scale, mean, inverse_deviation].map(Argument::Pointer));
     data.push(dx.into().argument());
-    let kernels = ["layer_norm_gradient_warp", "layer_norm_gradient_block", "layer_norm_gradient_block"];
+    let kernels = by_team("layer_norm_gradient_warp", "layer_norm_gradient_block");
     let (slabs, slab) = slabs(rows);
     let mut sums = arguments(&[], &[rows, columns, slab]);
     sums.extend([dy, x, mean, inverse_deviation, partial].map(Argument::Pointer));
@@ -253,7 +268,7 @@ pub fn group_norm(
     let mut all = arguments(&[], &[shape.batch, groups, own, shape.positions]);
     all.push(Argument::F32(epsilon));
     all.extend([x, scale, bias, y, mean, inverse_deviation].map(Argument::Pointer));
-    let kernels = ["group_norm_warp", "group_norm_block", "group_norm_long"];
+    let kernels = ["group_norm_warp", "group_norm_warp", "group_norm_block", "group_norm_block", "group_norm_long"];
     by_row(Source::Norm, kernels, shape.batch * groups, own * shape.positions, all)
 }
 
@@ -275,7 +290,7 @@ pub fn group_norm_gradient(
     let own = shape.channels / groups.max(1);
     let mut data = arguments(&[], &[shape.batch, groups, own, shape.positions]);
     data.extend([dy, x, scale, mean, inverse_deviation, dx].map(Argument::Pointer));
-    let kernels = ["group_norm_gradient_warp", "group_norm_gradient_block", "group_norm_gradient_block"];
+    let kernels = by_team("group_norm_gradient_warp", "group_norm_gradient_block");
     let mut sums = vec![shape.argument(), Argument::U64(groups)];
     sums.extend([dy, x, mean, inverse_deviation, dscale, dbias].map(Argument::Pointer));
     vec![
