@@ -10,14 +10,23 @@
 //! Epilogues have been joined by now: they compare float32 values with their formulas, and a bias beside a result of 16 bits would
 //! have to be of 16 bits itself.
 
-use super::{BufferId, DType, Draft, Epilogue, Kind, Libraries, Node, Numbers, Precision, Source, Task, Work};
+use super::{
+    BufferId, DType, Draft, Epilogue, Kind, Libraries, Node, Numbers, PlanError, Precision, Source, Task, Work,
+};
+use npc_kernels::cpu::KernelError;
 use npc_kernels::cpu::contraction::Product;
 use npc_kernels::elementwise::{Expression, Operand, Operation};
 use std::collections::{HashMap, HashSet};
 
+type Result<T> = std::result::Result<T, PlanError>;
+
+fn graph(error: KernelError) -> PlanError {
+    PlanError::Graph(error.to_string())
+}
+
 /// Lets products read factors of 16 bits where that changes no bit of their results. The draft holds work only.
-pub(super) fn narrow(mut draft: Draft, precision: Precision, libraries: &mut dyn Libraries) -> Draft {
-    let Some(to) = precision.narrow() else { return draft };
+pub(super) fn narrow(mut draft: Draft, precision: Precision, libraries: &mut dyn Libraries) -> Result<Draft> {
+    let Some(to) = precision.narrow() else { return Ok(draft) };
     let nodes = std::mem::take(&mut draft.work);
     let work: Vec<Work> = nodes
         .into_iter()
@@ -31,7 +40,7 @@ pub(super) fn narrow(mut draft: Draft, precision: Precision, libraries: &mut dyn
     for at in 0..pass.work.len() {
         for operand in 0..2 {
             if pass.chosen.contains(&at) {
-                let twin = pass.twin(pass.work[at].reads[operand]);
+                let twin = pass.twin(pass.work[at].reads[operand])?;
                 pass.work[at].reads[operand] = twin;
             }
         }
@@ -40,7 +49,7 @@ pub(super) fn narrow(mut draft: Draft, precision: Precision, libraries: &mut dyn
     let is_left = |w: &Work| !matches!(w.task, Task::Expression(_)) || !w.writes.is_empty();
     let nodes = work.into_iter().filter(is_left).map(|work| Node { name: work.name.clone(), kind: Kind::Work(work) });
     draft.work = nodes.collect();
-    draft
+    Ok(draft)
 }
 
 /// The products of a piece of work, and what is done with their elements.
@@ -157,12 +166,12 @@ impl Pass {
     }
 
     /// The buffer in which products find a float32 value rounded.
-    fn twin(&mut self, id: BufferId) -> BufferId {
+    fn twin(&mut self, id: BufferId) -> Result<BufferId> {
         if let Some(known) = self.twins.get(&id) {
-            return *known;
+            return Ok(*known);
         }
         if self.draft.buffers[id].dtype != DType::F32 {
-            return id;
+            return Ok(id);
         }
         let twin = match &self.draft.buffers[id].source {
             Source::Constant(bytes) => {
@@ -170,11 +179,11 @@ impl Pass {
                 let (name, elements) = (self.draft.buffers[id].name.clone(), self.draft.buffers[id].elements);
                 self.draft.buffer(&name, self.to, elements, source)
             }
-            Source::Fed | Source::Kept => self.cast(id),
-            Source::Computed => self.computed(id),
+            Source::Fed | Source::Kept => self.cast(id)?,
+            Source::Computed => self.computed(id)?,
         };
         self.twins.insert(id, twin);
-        twin
+        Ok(twin)
     }
 
     /// Where a computed value goes: the buffer itself where only products read it.
@@ -187,7 +196,7 @@ impl Pass {
         id
     }
 
-    fn computed(&mut self, id: BufferId) -> BufferId {
+    fn computed(&mut self, id: BufferId) -> Result<BufferId> {
         let (writers, is_wide) = (self.writers(id).to_vec(), self.wide[id]);
         if let &[at] = writers.as_slice() {
             if let Task::Expression(expression) = &self.work[at].task {
@@ -211,15 +220,15 @@ impl Pass {
                 if is_wide {
                     self.work[at].writes.push(twin);
                 }
-                return twin;
+                return Ok(twin);
             }
             if matches!(self.work[at].task, Task::Copy(_)) && self.moving.contains(&at) {
-                let from = self.twin(self.work[at].reads[0]);
+                let from = self.twin(self.work[at].reads[0])?;
                 self.work[at].reads[0] = from;
                 if let Task::Copy(view) = &mut self.work[at].task {
                     view.buffer = from;
                 }
-                return self.room(id, false);
+                return Ok(self.room(id, false));
             }
         }
         if !is_wide
@@ -228,16 +237,16 @@ impl Pass {
         {
             for at in writers {
                 if !self.rounding.contains(&at) {
-                    self.work[at].reads[0] = self.twin(self.work[at].reads[0]);
+                    self.work[at].reads[0] = self.twin(self.work[at].reads[0])?;
                 }
             }
-            return self.room(id, false);
+            return Ok(self.room(id, false));
         }
         self.cast(id)
     }
 
     /// An output of an expression as 16 bits: beside the float32 one, or in its place.
-    fn output(&mut self, expression: Expression, at: usize, output: usize, is_wide: bool) -> BufferId {
+    fn output(&mut self, expression: Expression, at: usize, output: usize, is_wide: bool) -> Result<BufferId> {
         let value = expression.values()[output];
         // A value that was widened is there in 16 bits already.
         let narrow = widened(&expression, value, self.to);
@@ -253,11 +262,11 @@ impl Pass {
                 self.work[at].writes.remove(output);
                 self.work[at].task = Task::Expression(expression.without(output));
             }
-            return stored;
+            return Ok(stored);
         }
         let id = self.work[at].writes[output];
         let end = expression.values().len();
-        let Ok(mut wider) = expression.with_cast(value, self.to) else { return self.cast(id) };
+        let mut wider = expression.with_cast(value, self.to).map_err(graph)?;
         let twin = self.room(id, is_wide);
         self.work[at].writes.insert(end, twin);
         if !is_wide {
@@ -265,11 +274,11 @@ impl Pass {
             wider = wider.without(output);
         }
         self.work[at].task = Task::Expression(wider);
-        twin
+        Ok(twin)
     }
 
     /// A value rounded by work that reads it: an expression of nothing else, such as a bias's gradient, or one of its own.
-    fn cast(&mut self, id: BufferId) -> BufferId {
+    fn cast(&mut self, id: BufferId) -> Result<BufferId> {
         let twin = self.room(id, true);
         let elements = self.draft.buffers[id].elements;
         for at in self.readers(id).to_vec() {
@@ -279,21 +288,19 @@ impl Pass {
                 continue;
             }
             let end = expression.values().len();
-            if let Ok(wider) = expression.clone().with_cast(Operand::Input(0), self.to) {
-                self.work[at].task = Task::Expression(wider);
-                self.work[at].writes.insert(end, twin);
-                return twin;
-            }
+            let wider = expression.clone().with_cast(Operand::Input(0), self.to).map_err(graph)?;
+            self.work[at].task = Task::Expression(wider);
+            self.work[at].writes.insert(end, twin);
+            return Ok(twin);
         }
         let mut builder = Expression::builder(&[elements]);
-        let cast = builder.input(DType::F32, &[elements]).and_then(|x| builder.apply(Operation::Cast(self.to), &[x]));
-        let built = cast.and_then(|cast| builder.output(cast)).and_then(|()| builder.finish());
-        // A cast of a vector of float32 values is an expression.
-        if let Ok(expression) = built {
-            let name = self.draft.buffers[id].name.clone();
-            self.work.push(Work { name, task: Task::Expression(expression), reads: vec![id], writes: vec![twin] });
-        }
-        twin
+        let x = builder.input(DType::F32, &[elements]).map_err(graph)?;
+        let cast = builder.apply(Operation::Cast(self.to), &[x]).map_err(graph)?;
+        builder.output(cast).map_err(graph)?;
+        let task = Task::Expression(builder.finish().map_err(graph)?);
+        let name = self.draft.buffers[id].name.clone();
+        self.work.push(Work { name, task, reads: vec![id], writes: vec![twin] });
+        Ok(twin)
     }
 }
 

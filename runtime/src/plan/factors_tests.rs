@@ -189,7 +189,8 @@ impl Step {
             outputs: self.draft.outputs.clone(),
             scaling: None,
         };
-        let mut plan = schedule::schedule(narrow(fuse::fuse(draft).unwrap(), precision, &mut device)).unwrap();
+        let draft = narrow(fuse::fuse(draft).unwrap(), precision, &mut device).unwrap();
+        let mut plan = schedule::schedule(draft).unwrap();
         plan.precision = precision;
         arena::place(&mut plan);
         let mut session = Session::new(plan.clone(), device, &Scalars::default()).unwrap();

@@ -302,7 +302,7 @@ impl Plan {
         let draft = fuse::fuse(draft)?;
         let draft = epilogue::join(draft, options.precision, &mut |p, q, e| libraries.has_epilogue(p, q, e));
         let draft = parts::place(draft);
-        let draft = factors::narrow(draft, options.precision, libraries);
+        let draft = factors::narrow(draft, options.precision, libraries)?;
         let draft = in_place::scatter(draft);
         let mut plan = schedule::schedule(draft)?;
         plan.precision = options.precision;
