@@ -11,7 +11,7 @@ fn steps() -> Vec<PathBuf> {
     let files = folders.iter().flat_map(|f| std::fs::read_dir(f).unwrap()).map(|e| e.unwrap().path());
     let mut steps: Vec<PathBuf> = files.filter(|p| p.extension().is_some_and(|e| e == "onnx")).collect();
     steps.sort();
-    assert_eq!(steps.len(), 11);
+    assert_eq!(steps.len(), 12);
     steps
 }
 

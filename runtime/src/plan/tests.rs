@@ -155,6 +155,28 @@ fn an_mlp_steps_as_on_the_cpu() {
     assert!(!plan.work.iter().any(|w| matches!(w.task, Task::ProductWith { .. })));
 }
 
+/// However an exporter spells the loss of class ids, the plan has it and its gradient as one piece of work. Those of JAX have no
+/// ids: targets are rows of numbers.
+#[test]
+fn losses_of_exported_steps_are_one_piece_of_work() {
+    for (file, wanted) in [
+        ("pytorch-train-step/mlp_adamw.onnx", 1),
+        ("pytorch-train-step/mlp_adamw_unoptimized.onnx", 1),
+        ("pytorch-train-step/mlp_sgd.onnx", 1),
+        ("pytorch-train-step/transformer_adamw.onnx", 1),
+        ("cnn-train-step/cnn_adamw.onnx", 1),
+        ("cnn-train-step/cnn_norm_adamw.onnx", 1),
+        ("gpt-train-step/gpt_adamw.onnx", 1),
+        ("jax-train-step/mlp_optax_sgd.onnx", 0),
+    ] {
+        let compiled = compiled(file, Optimizer::NeuroPlastic);
+        let program = Program::new(&compiled.model, &ProgramOptions::default()).unwrap();
+        let plan = planned(&program, &compiled, 16, &mut Reference::default()).unwrap();
+        let is_loss = |w: &&Work| matches!(w.task, Task::CrossEntropy { gradient: Some(_), logarithm: false, .. });
+        assert_eq!(plan.work.iter().filter(is_loss).count(), wanted, "{file}");
+    }
+}
+
 #[test]
 fn kept_optimizers_and_jax_steps_run() {
     compare("pytorch-train-step/mlp_momentum.onnx", Optimizer::Keep, 2, 1e-4);
@@ -375,7 +397,7 @@ const NORMALISED: &str = "cnn-train-step/cnn_norm_adamw.onnx";
 
 #[test]
 fn a_network_with_batch_normalisation_steps_as_on_the_cpu() {
-    let plan = compare(NORMALISED, Optimizer::NeuroPlastic, 2, 2e-4);
+    let plan = compare(NORMALISED, Optimizer::NeuroPlastic, 1, 2e-4);
     let count = |f: fn(&Task) -> bool| plan.work.iter().filter(|w| f(&w.task)).count();
     assert_eq!(count(|t| matches!(t, Task::BatchNorm { .. })), 2);
     assert_eq!(count(|t| matches!(t, Task::BatchNormGradient { .. })), 2);

@@ -32,7 +32,10 @@ impl Labels {
         let fits = buffers[ids].elements == grid.rows && matches!(buffers[ids].dtype, DType::I64 | DType::I32);
         let maps = region.inside.iter().map(|at| graph.map(*at)).collect::<Option<Vec<&Map>>>()?;
         let by_row = |map: &&Map| {
-            let is_own = |o: &Operand| !matches!(o, Operand::View(v) if !v.is_dense() || v.len() != grid.rows);
+            let is_own = |o: &Operand| match o {
+                Operand::View(v) => (v.is_dense() && v.len() == grid.rows) || whole_number(graph, o).is_some(),
+                Operand::Constant(..) => true,
+            };
             map.operands.iter().all(is_own)
         };
         if !fits || !maps.iter().all(by_row) {
@@ -41,7 +44,7 @@ impl Labels {
         let index = |label: i64| {
             let mut known = HashMap::from([(ids, label)]);
             for map in &maps {
-                let value = value(map, &known)?;
+                let value = value(graph, map, &known)?;
                 known.insert(map.output, value);
             }
             known.get(&id).copied()
@@ -52,7 +55,8 @@ impl Labels {
         }
         // Only an id that the graph asks for can be left out.
         let asks = |map: &&&Map| matches!(map.what, What::Apply(Operation::Equal));
-        let named = maps.iter().filter(asks).flat_map(|map| &map.operands).filter_map(whole_number);
+        let named = maps.iter().filter(asks).flat_map(|map| &map.operands);
+        let named = named.filter_map(|operand| whole_number(graph, operand));
         let mut ignored: Vec<(i64, i64)> = Vec::new();
         for label in named.filter(|label| !classes.contains(label)) {
             let stand_in = index(label).filter(|class| classes.contains(class));
@@ -62,21 +66,31 @@ impl Labels {
     }
 }
 
-fn whole_number(operand: &Operand) -> Option<i64> {
+/// A constant that is one integer or truth value.
+fn whole_number(graph: &Graph<'_>, operand: &Operand) -> Option<i64> {
     match operand {
         Operand::Constant(_, Scalar::I64(x)) => Some(*x),
         Operand::Constant(_, Scalar::I32(x)) => Some(i64::from(*x)),
         Operand::Constant(_, Scalar::Bool(x)) => Some(i64::from(*x)),
-        _ => None,
+        Operand::Constant(..) => None,
+        Operand::View(view) => {
+            let buffer = &graph.draft.buffers[view.buffer];
+            let Source::Constant(bytes) = &buffer.source else { return None };
+            match buffer.dtype {
+                DType::I64 => Some(i64::from_le_bytes(bytes.as_slice().try_into().ok()?)),
+                DType::I32 => Some(i64::from(i32::from_le_bytes(bytes.as_slice().try_into().ok()?))),
+                _ => None,
+            }
+        }
     }
 }
 
 /// A map of integers and truth values at one row.
-fn value(map: &Map, known: &HashMap<BufferId, i64>) -> Option<i64> {
+fn value(graph: &Graph<'_>, map: &Map, known: &HashMap<BufferId, i64>) -> Option<i64> {
     use Operation::*;
     let at = |operand: &Operand| match operand {
-        Operand::View(view) => known.get(&view.buffer).copied(),
-        constant => whole_number(constant),
+        Operand::View(view) if known.contains_key(&view.buffer) => known.get(&view.buffer).copied(),
+        constant => whole_number(graph, constant),
     };
     let operands = map.operands.iter().map(at).collect::<Option<Vec<i64>>>()?;
     let What::Apply(operation) = &map.what else { return None };

@@ -112,10 +112,10 @@ fn step(how: Spelling) -> Vec<&'static str> {
 
 #[test]
 fn three_gradients_are_one_piece_of_work() {
-    for is_again in [false, true] {
-        for others in [[true, true], [true, false], [false, true], [false, false]] {
-            assert_eq!(step(Spelling { is_again, others, ..PLAIN }), ["batch norm gradient"], "{is_again} {others:?}");
-        }
+    for (is_again, others) in
+        [(false, [true, true]), (true, [true, false]), (false, [false, true]), (true, [false, false])]
+    {
+        assert_eq!(step(Spelling { is_again, others, ..PLAIN }), ["batch norm gradient"], "{is_again} {others:?}");
     }
     assert_eq!(step(Spelling { is_level_first: true, ..PLAIN }), ["batch norm gradient"]);
 }
