@@ -48,9 +48,26 @@ fn a_scaled_step_gives_the_same_bits() {
         "pytorch-train-step/mlp_adamw.onnx",
         "pytorch-train-step/transformer_adamw.onnx",
         "jax-train-step/mlp_optax_sgd.onnx",
+        "gpt-train-step/gpt_adamw.onnx",
     ] {
         let step = compiled(file, Optimizer::NeuroPlastic);
         assert!(after_a_step(&step, Some(LossScale::DYNAMIC)) == after_a_step(&step, None), "{file}");
+    }
+}
+
+/// The loss's kernel takes the scale as a factor of its gradient.
+#[test]
+fn a_scaled_loss_is_one_piece_of_work_with_its_gradient() {
+    for file in ["pytorch-train-step/mlp_adamw.onnx", "cnn-train-step/cnn_adamw.onnx", "gpt-train-step/gpt_adamw.onnx"]
+    {
+        let mut step = compiled(file, Optimizer::NeuroPlastic);
+        loss_scale::insert(&mut step.model).unwrap();
+        let program = Program::new(&step.model, &ProgramOptions::default()).unwrap();
+        let graph = program.device_graph(&step.model, 16).unwrap();
+        let options = PlanOptions { loss_scale: Some(LossScale::DYNAMIC), ..PlanOptions::default() };
+        let plan = graph.plan(&step.bindings, &options, &mut Reference::default()).unwrap();
+        let is_loss = |w: &&Work| matches!(w.task, Task::CrossEntropy { gradient: Some(_), logarithm: false, .. });
+        assert_eq!(plan.work.iter().filter(is_loss).count(), 1, "{file}");
     }
 }
 
