@@ -52,7 +52,7 @@ for line in sys.stdin:
     .venv/bin/pip install --quiet onnx==1.23.2 onnxruntime==1.32.0 numpy==2.4.6
   fi
   folder=$(mktemp -d)
-  trap 'rm -rf "$folder"' EXIT
+  trap "rm -rf '$folder'" EXIT
   cp "$found" "$folder/runtime_tests"
   cp target/release/npc target/release/examples/gpu_bench "$folder/"
   strip "$folder"/*
