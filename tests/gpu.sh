@@ -22,7 +22,7 @@
 #
 # `run` alone takes all parts but the last. Where a call may take ten minutes, these do, each with NPC_SECONDS=570:
 #
-#   run tests train memcheck · run bench torch-lists torch-restated · run torch-steps · run torch-gpt · run racecheck initcheck ·
+#   run tests train initcheck · run bench torch-lists torch-restated · run torch-steps · run torch-gpt · run memcheck racecheck ·
 #   run torch-gpt-f32
 #
 # Variables: NPC_SECONDS, what the whole call may take (a part that has no time left fails); OUT, a folder that gets report.md,

@@ -9,7 +9,7 @@ limit() {
     bench) echo 300 ;;
     torch-lists | torch-restated) echo 110 ;;
     initcheck) echo 150 ;;
-    *check) echo 330 ;;
+    *check) echo 265 ;;
     *) echo 560 ;;
   esac
 }
