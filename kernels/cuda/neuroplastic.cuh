@@ -21,15 +21,24 @@ enum Flag {
 enum TensorFlag { ALIGNED = 1 };
 
 const u32 THREADS = 256, WARPS = THREADS / 32;
-const u32 CHUNK = 4096;
 const u32 SUMS = 6;
+
+// What kernels are compiled for: a base, and whether nothing beyond it is set. PLAIN: parameterwise, no residual, no decay
+// that is part of u; what it does without costs registers.
+struct Plain { static constexpr u32 base = CLASSIC; static constexpr bool plain = true; };
+struct Classic { static constexpr u32 base = CLASSIC; static constexpr bool plain = false; };
+struct Momentum { static constexpr u32 base = SGD_MOMENTUM; static constexpr bool plain = false; };
+struct Adamw { static constexpr u32 base = ADAMW; static constexpr bool plain = false; };
 
 struct Settings {
     double base_momentum, base_beta2;
     double eps, max_update_norm, adaptation_rate, eps_h, weight_decay, base_eps;
     double residual_max_ratio, orthogonal_lambda, orthogonal_max_ratio, modulation_max_ratio;
     double plasticity_scale, activity_weight, gradient_weight, memory_weight, min_alpha, max_alpha;
-    u32 base, target, flags, padding;
+    // Rounded once, for the element arithmetic; `_rest` is 1 less the number.
+    float low, high, epsilon, base_epsilon, decay;
+    float first_decay, first_decay_rest, second_decay, second_decay_rest;
+    u32 target, flags, padding;
 };
 
 struct Tensor {
@@ -42,7 +51,7 @@ struct Tensor {
     u64 elements;
     u32 first_slot, chunks;
     double target_rms, strength;
-    u32 flags, padding;
+    u32 flags, chunk_elements;  // a multiple of 4 · THREADS
 };
 
 // What a phase leaves to the next ones.
@@ -67,7 +76,7 @@ struct Group {
     const Tensor* tensors;
     const Item* items;
     Scalars* scalars;      // one a tensor
-    double* slots;         // SUMS a chunk
+    float* slots;          // SUMS a chunk
     u32* arrived;          // one a tensor, zero between phases
     u32* ready;            // one a tensor: epoch · 4 + phases finished
     Control* control;

@@ -1,3 +1,3 @@
-#include "neuroplastic_kernels.cuh"
+#include "neuroplastic_signal.cuh"
 
-NEUROPLASTIC_KERNELS(bf16, bfloat16)
+NEUROPLASTIC_SIGNAL(bf16, bfloat16)

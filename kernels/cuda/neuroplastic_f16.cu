@@ -1,3 +1,3 @@
-#include "neuroplastic_kernels.cuh"
+#include "neuroplastic_signal.cuh"
 
-NEUROPLASTIC_KERNELS(f16, half)
+NEUROPLASTIC_SIGNAL(f16, half)

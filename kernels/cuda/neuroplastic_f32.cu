@@ -1,3 +1,3 @@
-#include "neuroplastic_kernels.cuh"
+#include "neuroplastic_signal.cuh"
 
-NEUROPLASTIC_KERNELS(f32, float)
+NEUROPLASTIC_SIGNAL(f32, float)

@@ -6,16 +6,25 @@
 //! Bytes a float32 element moves, classic base: 60 in three launches (28 for the traces, 20 for the update, 12 for θ); in
 //! one launch the first visit brings 20 bytes from memory and 16 go back, as long as a batch of tensors stays in the L2.
 
+mod kernels;
+
+use self::kernels::Kernels;
 use super::{Argument, DevicePointer, Launch, Source};
 use crate::neuroplastic::{Config, HybridBase, Mode, ModulationTarget, OrthogonalNormalization};
 
-/// Elements a block handles at a time.
+/// Elements a block handles at a time; of tensors from [`LARGE`] elements on, which no cache holds, [`LARGE_CHUNK`]: what a
+/// chunk costs whatever its size (reading the tables, adding the sums) is spread over more, and fewer sums are added at the end.
 pub const CHUNK: u64 = 4096;
+/// See [`CHUNK`].
+pub const LARGE_CHUNK: u64 = 16_384;
+/// See [`CHUNK`]. A matter of the tensor alone: another split would round its sums otherwise.
+pub const LARGE: u64 = 1 << 22;
 const THREADS: u32 = 256;
 const SUMS: u64 = 6;
 const SCALARS_BYTES: u64 = 64;
 const PHASES: [u32; 4] = [1, 2, 3, 4];
 const PROJECT: u32 = 3;
+const APPLY: u32 = 4;
 
 /// Storage type of parameter and gradient; states are float32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -32,6 +41,7 @@ impl Storage {
         if self == Storage::F32 { 4 } else { 2 }
     }
 
+    /// The module of what does not depend on the base.
     fn source(self) -> Source {
         match self {
             Storage::F32 => Source::NeuroplasticF32,
@@ -78,9 +88,22 @@ pub fn may_overwrite_gradient(config: &Config, storage: Storage) -> bool {
     storage == Storage::F32 && !(classic && (config.bounded_residual || config.orthogonal_residual))
 }
 
-/// Whether a tensor's parameter, gradient and states fill more than `cache_bytes`: then every phase reads them from memory.
+/// Bytes of an element that one phase leaves in the cache for the next: gradient, states, and the update where it has memory of
+/// its own. The parameter counts only where it is read before the last phase.
+fn shared_bytes(config: &Config, storage: Storage) -> u64 {
+    let decays = config.weight_decay > 0.0;
+    let reads_parameter = match config.hybrid_base {
+        HybridBase::Classic => decays && !config.decoupled_weight_decay,
+        HybridBase::SgdMomentum => decays || config.modulation_target == ModulationTarget::TrustRatio,
+        HybridBase::AdamW => config.modulation_target == ModulationTarget::TrustRatio,
+    };
+    let update = if may_overwrite_gradient(config, storage) { 0 } else { 4 };
+    storage.bytes() * if reads_parameter { 2 } else { 1 } + 4 * states(config) + update
+}
+
+/// Whether what the phases share of a tensor fills more than `cache_bytes`: then every phase reads it from memory.
 pub fn is_beyond_cache(config: &Config, storage: Storage, elements: u64, cache_bytes: u64) -> bool {
-    elements * (2 * storage.bytes() + 4 * states(config)) > cache_bytes
+    elements * shared_bytes(config, storage) > cache_bytes
 }
 
 /// Bytes that a step of a tensor moves from and to memory at least, as long as no limit on Δ is met. Within `cache_bytes`
@@ -142,6 +165,21 @@ pub struct Tables {
     tensors: u64,
     chunk_count: u64,
     ticket_count: u64,
+    chunk_elements: fn(u64) -> u64,
+}
+
+/// Tensors that go through the phases together.
+struct Batch {
+    /// (tensor, chunks).
+    tensors: Vec<(u32, u32)>,
+    elements: u64,
+    /// Phases behind it.
+    finished: usize,
+}
+
+/// Elements of each chunk of a tensor.
+fn chunk_elements(elements: u64) -> u64 {
+    if elements < LARGE { CHUNK } else { LARGE_CHUNK }
 }
 
 /// Working memory of a group: offsets of its parts.
@@ -155,9 +193,22 @@ struct Working {
 }
 
 impl Tables {
-    /// Lays out a group. Tensors are taken through all phases in batches of at most `batch_bytes` (what of the L2 may be
-    /// used), so that what one phase wrote is still there for the next.
+    /// Lays out a group. Tensors go through the phases in batches, and while one batch is in a phase the next is in the phase
+    /// before: blocks that would wait for the last chunk of a phase find work. All that is under way fits `batch_bytes` (what of
+    /// the L2 may be used), so that what one phase wrote is still there for the next; a tensor for which there is no room beside
+    /// others waits for those to finish.
     pub fn new(config: &Config, storage: Storage, tensors: &[Tensor], batch_bytes: u64) -> Self {
+        Self::in_chunks(config, storage, tensors, batch_bytes, chunk_elements)
+    }
+
+    /// [`Self::new`] with chunks of another size: `chunk_elements` of a tensor's elements, a multiple of 1024.
+    pub(crate) fn in_chunks(
+        config: &Config,
+        storage: Storage,
+        tensors: &[Tensor],
+        batch_bytes: u64,
+        chunk_elements: fn(u64) -> u64,
+    ) -> Self {
         let mut tables = Tables {
             descriptors: Vec::new(),
             chunks: Vec::new(),
@@ -167,11 +218,12 @@ impl Tables {
             tensors: tensors.len() as u64,
             chunk_count: 0,
             ticket_count: 0,
+            chunk_elements,
         };
-        let mut batch: Vec<(u32, u32)> = Vec::new();
-        let mut bytes = 0;
+        let mut batches: Vec<Batch> = Vec::new();
         for (index, tensor) in tensors.iter().enumerate() {
-            let (index, chunks) = (index as u32, tensor.elements.div_ceil(CHUNK) as u32);
+            let chunks = tensor.elements.div_ceil(chunk_elements(tensor.elements)) as u32;
+            let index = index as u32;
             tables.descriptor(tensor, chunks);
             for chunk in 0..chunks {
                 push(&mut tables.chunks, &[index, chunk, 0, 0]);
@@ -180,21 +232,62 @@ impl Tables {
             if chunks == 0 {
                 continue;
             }
-            let size = tensor.elements * tables.bytes_per_element();
-            if !batch.is_empty() && bytes + size > batch_bytes {
-                tables.batch(&std::mem::take(&mut batch));
-                bytes = 0;
+            // Two batches in early phases and the updates of a third: 2 + 4/16 of a batch.
+            let part = batch_bytes / 9 * 4;
+            match batches.last_mut() {
+                Some(last) if (last.elements + tensor.elements) * shared_bytes(config, storage) <= part => {
+                    last.tensors.push((index, chunks));
+                    last.elements += tensor.elements;
+                }
+                _ => batches.push(Batch { tensors: vec![(index, chunks)], elements: tensor.elements, finished: 0 }),
             }
-            batch.push((index, chunks));
-            bytes += size;
         }
-        tables.batch(&batch);
+        tables.order(batches, batch_bytes);
         tables
     }
 
-    /// Bytes of an element that the phases share: parameter, gradient and states.
-    fn bytes_per_element(&self) -> u64 {
-        2 * self.storage.bytes() + 4 * states(&self.config)
+    fn order(&mut self, batches: Vec<Batch>, cache_bytes: u64) {
+        let phases: Vec<u32> = self.phases().collect();
+        let shared = shared_bytes(&self.config, self.storage);
+        // What a batch keeps in the cache: before the last phase only the update, a float32 an element.
+        let held = |b: &Batch| b.elements * if b.finished + 1 < phases.len() { shared } else { 4 };
+        let mut under_way: Vec<Batch> = Vec::new();
+        for batch in batches {
+            while !under_way.is_empty() && under_way.iter().map(held).sum::<u64>() + held(&batch) > cache_bytes {
+                self.advance(&mut under_way, &phases);
+            }
+            under_way.push(batch);
+            self.advance(&mut under_way, &phases);
+        }
+        while !under_way.is_empty() {
+            self.advance(&mut under_way, &phases);
+        }
+    }
+
+    /// One more phase of each batch, that of the youngest first.
+    fn advance(&mut self, under_way: &mut Vec<Batch>, phases: &[u32]) {
+        for batch in under_way.iter_mut().rev() {
+            if batch.finished == 0 {
+                // Phase 0 takes a tensor of one chunk through all of them.
+                for &(tensor, _) in batch.tensors.iter().filter(|(_, chunks)| *chunks == 1) {
+                    self.ticket(tensor, 0, 0);
+                }
+            }
+            for &(tensor, chunks) in batch.tensors.iter().filter(|(_, chunks)| *chunks > 1) {
+                for i in 0..chunks {
+                    // To and fro: a phase begins with what the one before it touched last.
+                    let chunk = if batch.finished.is_multiple_of(2) { i } else { chunks - 1 - i };
+                    self.ticket(tensor, chunk, phases[batch.finished]);
+                }
+            }
+            batch.finished += 1;
+        }
+        under_way.retain(|batch| batch.finished < phases.len());
+    }
+
+    fn ticket(&mut self, tensor: u32, chunk: u32, phase: u32) {
+        push(&mut self.tickets, &[tensor, chunk, phase, 0]);
+        self.ticket_count += 1;
     }
 
     fn descriptor(&mut self, t: &Tensor, chunks: u32) {
@@ -219,23 +312,7 @@ impl Tables {
         push(out, &[first_slot, chunks]);
         out.extend(t.target_rms.to_le_bytes());
         out.extend(t.modulation_strength.to_le_bytes());
-        push(out, &[u32::from(is_aligned), 0]);
-    }
-
-    fn batch(&mut self, tensors: &[(u32, u32)]) {
-        // Phase 0 takes a tensor of one chunk through all of them.
-        for &(tensor, _) in tensors.iter().filter(|(_, chunks)| *chunks == 1) {
-            push(&mut self.tickets, &[tensor, 0, 0, 0]);
-            self.ticket_count += 1;
-        }
-        for phase in self.phases() {
-            for &(tensor, chunks) in tensors.iter().filter(|(_, chunks)| *chunks > 1) {
-                for chunk in 0..chunks {
-                    push(&mut self.tickets, &[tensor, chunk, phase, 0]);
-                }
-                self.ticket_count += u64::from(chunks);
-            }
-        }
+        push(out, &[u32::from(is_aligned), (self.chunk_elements)(t.elements) as u32]);
     }
 
     fn projects(&self) -> bool {
@@ -250,7 +327,7 @@ impl Tables {
     fn working(&self) -> Working {
         let scalars = 16;
         let slots = scalars + self.tensors * SCALARS_BYTES;
-        let arrived = slots + self.chunk_count * SUMS * 8;
+        let arrived = slots + self.chunk_count * SUMS * 4;
         let ready = arrived + self.tensors * 4;
         Working { control: 0, scalars, slots, arrived, ready, end: ready + self.tensors * 4 }
     }
@@ -295,11 +372,19 @@ impl Tables {
         ] {
             out.extend(number.to_le_bytes());
         }
-        let base = match c.hybrid_base {
-            HybridBase::Classic => 0,
-            HybridBase::SgdMomentum => 1,
-            HybridBase::AdamW => 2,
-        };
+        for number in [
+            c.min_alpha,
+            c.max_alpha,
+            c.eps,
+            c.base_eps,
+            c.weight_decay,
+            c.base_momentum,
+            1.0 - c.base_momentum,
+            c.base_beta2,
+            1.0 - c.base_beta2,
+        ] {
+            out.extend((number as f32).to_le_bytes());
+        }
         let target = match c.modulation_target {
             ModulationTarget::Gain => 0,
             ModulationTarget::Momentum => 1,
@@ -315,38 +400,40 @@ impl Tables {
             advance,
         ];
         let flags = flags.iter().enumerate().map(|(bit, set)| u32::from(*set) << bit).sum();
-        push(&mut out, &[base, target, flags, 0]);
+        push(&mut out, &[target, flags, 0]);
         Argument::Bytes(out)
     }
 
-    fn launch(&self, kernel: &'static str, blocks: u64, arguments: Vec<Argument>) -> Launch {
-        Launch {
-            source: self.storage.source(),
-            kernel,
-            grid: [blocks as u32, 1, 1],
-            block: [THREADS, 1, 1],
-            dynamic_shared: 0,
-            arguments,
-        }
+    fn launch(&self, source: Source, kernel: &'static str, blocks: u64, arguments: Vec<Argument>) -> Launch {
+        let (grid, block) = ([blocks as u32, 1, 1], [THREADS, 1, 1]);
+        Launch { source, kernel, grid, block, dynamic_shared: 0, arguments }
+    }
+
+    /// Blocks of [`Self::fused`] that a device of so many multiprocessors runs at once.
+    pub fn resident_blocks(&self, multiprocessors: u64) -> u64 {
+        Kernels::of(&self.config, self.storage).resident * multiprocessors
     }
 
     /// The step in one launch of at most `blocks` blocks (a few for each multiprocessor). `advance`: count the step, to be set
-    /// for the last group of a step only. `None` when there is nothing to update.
+    /// for the last group of a step only. `None` when there is nothing to update and nothing to count.
     pub fn fused(&self, a: &Addresses, advance: bool, blocks: u64) -> Option<Launch> {
-        let names = ["neuroplastic_fused_f32", "neuroplastic_fused_f16", "neuroplastic_fused_bf16"];
+        let kernels = Kernels::of(&self.config, self.storage);
         let group = self.group(a, a.tickets, self.ticket_count, advance);
         let blocks = blocks.clamp(1, self.ticket_count.max(1));
-        (self.ticket_count > 0).then(|| self.launch(self.storage.kernel(names), blocks, vec![group]))
+        (self.ticket_count > 0 || advance).then(|| self.launch(kernels.source, kernels.fused, blocks, vec![group]))
     }
 
-    /// The step in one launch a phase: what tensors beyond the L2 are stepped with.
+    /// The step in one launch a phase: what tensors beyond the L2 are stepped with. `advance` as in [`Self::fused`].
     pub fn sweeps(&self, a: &Addresses, advance: bool) -> Vec<Launch> {
-        let names = ["neuroplastic_sweep_f32", "neuroplastic_sweep_f16", "neuroplastic_sweep_bf16"];
+        let kernels = Kernels::of(&self.config, self.storage);
         let group = self.group(a, a.chunks, self.chunk_count, advance);
-        let phases = if self.chunk_count == 0 { Vec::new() } else { self.phases().collect() };
-        let launch =
-            |p| self.launch(self.storage.kernel(names), self.chunk_count, vec![group.clone(), Argument::U32(p)]);
-        phases.into_iter().map(launch).collect()
+        // Without elements only the last phase has something to do: it counts the step.
+        let is_wanted = |phase: &u32| self.chunk_count > 0 || (advance && *phase == APPLY);
+        let launch = |phase: u32| {
+            let (kernel, blocks) = (kernels.phases[phase as usize - 1], self.chunk_count.max(1));
+            self.launch(kernels.source, kernel, blocks, vec![group.clone()])
+        };
+        self.phases().filter(is_wanted).map(launch).collect()
     }
 
     /// The controller's signal of every tensor as it enters the step, into float32 `signals[tensor]`: two launches.
@@ -355,7 +442,7 @@ impl Tables {
         let group = self.group(a, a.chunks, self.chunk_count, false);
         let launch = |p| {
             let arguments = vec![group.clone(), Argument::Pointer(signals), Argument::U32(p)];
-            self.launch(self.storage.kernel(names), self.chunk_count, arguments)
+            self.launch(self.storage.source(), self.storage.kernel(names), self.chunk_count, arguments)
         };
         if self.chunk_count == 0 { Vec::new() } else { (1..=2).map(launch).collect() }
     }
@@ -364,7 +451,8 @@ impl Tables {
     pub fn find_overflow(&self, a: &Addresses, overflow: DevicePointer) -> Option<Launch> {
         let names = ["neuroplastic_overflow_f32", "neuroplastic_overflow_f16", "neuroplastic_overflow_bf16"];
         let arguments = vec![self.group(a, a.chunks, self.chunk_count, false), Argument::Pointer(overflow)];
-        (self.chunk_count > 0).then(|| self.launch(self.storage.kernel(names), self.chunk_count, arguments))
+        (self.chunk_count > 0)
+            .then(|| self.launch(self.storage.source(), self.storage.kernel(names), self.chunk_count, arguments))
     }
 }
 

@@ -75,7 +75,7 @@ fn launches(gpu: &mut Gpu, config: &Config, tensors: &[Tensor], is_fused: bool) 
         overflow: DevicePointer::NULL,
     };
     Ok(match is_fused {
-        true => tables.fused(&addresses, true, gpu.resident_blocks()).into_iter().collect(),
+        true => tables.fused(&addresses, true, tables.resident_blocks(gpu.multiprocessors())).into_iter().collect(),
         false => tables.sweeps(&addresses, true),
     })
 }

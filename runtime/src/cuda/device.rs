@@ -447,11 +447,11 @@ impl Device for Gpu {
 
     fn cache_bytes(&self) -> u64 {
         // The rest is for what else passes through the cache meanwhile.
-        self.cache / 2
+        self.cache / 4 * 3
     }
 
-    fn resident_blocks(&self) -> u64 {
-        2 * self.multiprocessors
+    fn multiprocessors(&self) -> u64 {
+        self.multiprocessors
     }
 }
 

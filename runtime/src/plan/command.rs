@@ -180,7 +180,7 @@ pub fn groups(plan: &Plan, buffers: &[DevicePointer], cache_bytes: u64) -> Resul
 }
 
 /// Writes out the commands of a step. `groups` come with their addresses; the last group counts the step when `counts` says so.
-/// `blocks`: how many blocks the device runs at once, at most.
+/// `multiprocessors`: how many the device has.
 ///
 /// # Errors
 /// What no kernel does.
@@ -189,7 +189,7 @@ pub fn commands(
     memory: &Memory,
     groups: &[(Group, Addresses)],
     counts: bool,
-    blocks: u64,
+    multiprocessors: u64,
 ) -> Result<Commands, PlanError> {
     let mut list: Vec<(String, Command)> = Vec::new();
     let mut kernels: Vec<ptx::Kernel> = Vec::new();
@@ -406,7 +406,7 @@ pub fn commands(
                     if group.is_fused {
                         group
                             .tables
-                            .fused(addresses, advance, blocks)
+                            .fused(addresses, advance, group.tables.resident_blocks(multiprocessors))
                             .into_iter()
                             .for_each(|l| push(Command::Launch(l)));
                     } else {

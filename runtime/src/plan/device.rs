@@ -99,8 +99,8 @@ pub trait Device: Libraries {
     /// Bytes of its L2 cache that a step may count on.
     fn cache_bytes(&self) -> u64;
 
-    /// Blocks of 256 threads that it runs at once.
-    fn resident_blocks(&self) -> u64;
+    /// How many multiprocessors it has.
+    fn multiprocessors(&self) -> u64;
 }
 
 /// A plan on a device, with its memory.
@@ -171,7 +171,7 @@ impl<D: Device> Session<D> {
             };
             groups.push((group, addresses));
         }
-        let commands = command::commands(&plan, &memory, &groups, true, device.resident_blocks())?;
+        let commands = command::commands(&plan, &memory, &groups, true, device.multiprocessors())?;
         device.prepare(commands)?;
         let counts_steps = groups.iter().any(|(g, _)| matches!(plan.work[g.work].task, Task::NeuroPlastic { .. }));
         Ok(Session { device, plan, memory, inputs, counts_steps })

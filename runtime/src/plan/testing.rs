@@ -325,8 +325,8 @@ impl Device for Reference {
         1 << 20
     }
 
-    fn resident_blocks(&self) -> u64 {
-        8
+    fn multiprocessors(&self) -> u64 {
+        4
     }
 }
 

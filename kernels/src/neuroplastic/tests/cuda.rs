@@ -6,7 +6,9 @@ use npc_ptx_interpreter::Schedule;
 use super::golden::{ABSOLUTE, RELATIVE, cases, floats, list, numbers};
 use super::scopes::Settings;
 use super::{Owned, assert_close, wide};
-use crate::cuda::neuroplastic::{Addresses, Storage, Tables, Tensor, least_bytes, may_overwrite_gradient, rescale};
+use crate::cuda::neuroplastic::{
+    Addresses, CHUNK, LARGE_CHUNK, Storage, Tables, Tensor, least_bytes, may_overwrite_gradient, rescale,
+};
 use crate::cuda::testing::Device;
 use crate::cuda::{DevicePointer, Launch};
 use crate::neuroplastic::{
@@ -21,7 +23,7 @@ enum Form {
 }
 
 /// Elements as a device stores them.
-trait Stored: Element {
+pub(super) trait Stored: Element {
     const STORAGE: Storage;
     fn bytes(values: &[Self]) -> Vec<u8>;
     fn values(bytes: &[u8]) -> Vec<Self>;
@@ -44,28 +46,30 @@ macro_rules! stored {
 stored! { f32 => F32, 4; f16 => F16, 2; bf16 => Bf16, 2; }
 
 /// A group of tensors on a device.
-struct Group<T> {
-    device: Device,
+pub(super) struct Group<T> {
+    pub device: Device,
     tensors: Vec<Tensor>,
-    tables: Tables,
-    addresses: Addresses,
+    pub tables: Tables,
+    pub addresses: Addresses,
     kind: std::marker::PhantomData<T>,
 }
 
 /// What a group is made with beyond its tensors.
 #[derive(Clone, Copy)]
-struct Setup {
-    schedule: Schedule,
+pub(super) struct Setup {
+    pub schedule: Schedule,
     batch_bytes: u64,
     /// Bytes that every array starts after a multiple of 256.
     shift: u64,
     master: bool,
+    pub chunk_elements: fn(u64) -> u64,
 }
 
-const PLAIN: Setup = Setup { schedule: Schedule::InOrder, batch_bytes: 1 << 20, shift: 0, master: false };
+pub(super) const PLAIN: Setup =
+    Setup { schedule: Schedule::InOrder, batch_bytes: 1 << 20, shift: 0, master: false, chunk_elements: |_| CHUNK };
 
 impl<T: Stored> Group<T> {
-    fn new(configs: &[Config], owned: &[Owned<T>], setup: Setup) -> Self {
+    pub fn new(configs: &[Config], owned: &[Owned<T>], setup: Setup) -> Self {
         let mut device = Device::new(setup.schedule);
         let shift = setup.shift;
         let mut place = |bytes: Vec<u8>| {
@@ -109,7 +113,7 @@ impl<T: Stored> Group<T> {
         for tensor in &mut tensors {
             tensor.multiplier = device.put(&[1.0f32]);
         }
-        let tables = Tables::new(&config, T::STORAGE, &tensors, setup.batch_bytes);
+        let tables = Tables::in_chunks(&config, T::STORAGE, &tensors, setup.batch_bytes, setup.chunk_elements);
         let addresses = Addresses {
             descriptors: device.put(&tables.descriptors),
             chunks: device.put(&tables.chunks),
@@ -124,7 +128,7 @@ impl<T: Stored> Group<T> {
         Group { device, tensors, tables, addresses, kind: std::marker::PhantomData }
     }
 
-    fn set(&mut self, gates: &Gates, learning_rate: f32, gradients: &[Vec<T>]) {
+    pub fn set(&mut self, gates: &Gates, learning_rate: f32, gradients: &[Vec<T>]) {
         self.device.memory.write(self.addresses.gates.0, &[gates.warm_up, gates.phase, gates.orthogonal]).unwrap();
         self.device.memory.write(self.addresses.learning_rate.0, &[learning_rate]).unwrap();
         for (tensor, gradient) in self.tensors.iter().zip(gradients) {
@@ -220,7 +224,7 @@ fn noise(n: usize, seed: u32, scale: f32) -> Vec<f32> {
     (0..n).map(|_| next() * scale).collect()
 }
 
-fn owned<T: Stored>(config: &Config, sizes: &[usize], convert: impl Fn(f32) -> T) -> Vec<Owned<T>> {
+pub(super) fn owned<T: Stored>(config: &Config, sizes: &[usize], convert: impl Fn(f32) -> T) -> Vec<Owned<T>> {
     let values = |n, seed, scale| noise(n, seed, scale).into_iter().map(&convert).collect::<Vec<T>>();
     let tensor =
         |(i, n): (usize, &usize)| Owned::new(config, values(*n, i as u32, 0.3), values(*n, 77 + i as u32, 0.02));
@@ -303,6 +307,66 @@ fn half_precision_parameters_agree_with_the_reference() {
     against_reference(f16::from_f32, PLAIN, 1e-6, 1.0 / 1024.0);
     against_reference(bf16::from_f32, PLAIN, 1e-6, 1.0 / 128.0);
     against_reference(bf16::from_f32, Setup { master: true, ..PLAIN }, 1e-6, 1.0 / 128.0);
+}
+
+#[test]
+fn large_chunks_agree_with_the_reference() {
+    // As large tensors have them: one that is not full, and one beside a full one.
+    against_reference(
+        |x| x,
+        Setup { chunk_elements: |n| if n < 5000 { CHUNK } else { LARGE_CHUNK }, ..PLAIN },
+        2e-6,
+        2e-5,
+    );
+}
+
+#[test]
+fn sums_of_many_chunks_are_all_added() {
+    // More chunks than the last block's threads read at once, some read one by one, in chunks of 1024 elements.
+    let n = 1024 * (4 * 256 + 256 + 3) + 1;
+    let config = Config { max_update_norm: 1e9, target_rms: 1.0, adaptation_rate: 0.5, ..Config::default() };
+    let tensors = owned(&config, &[n], |x| x);
+    let setup = Setup { chunk_elements: |_| 1024, ..PLAIN };
+    let gates = Gates { warm_up: 1.0, phase: 1.0, orthogonal: 1.0 };
+    let mut state = reference::State::new(wide(&tensors[0].parameter));
+    reference::step(&config, &Inputs { gates, ..Inputs::new(0.05, 0) }, &mut state, &wide(&tensors[0].gradient));
+    let mut group = Group::new(&[config], &tensors, setup);
+    group.set(&gates, 0.05, &[tensors[0].gradient.clone()]);
+    group.step(Form::Sweeps);
+    assert_close("many chunks", &wide(&group.parameter(0)), &state.parameter, 2e-6, 2e-5);
+}
+
+#[test]
+fn a_group_without_elements_still_counts_the_step() {
+    for config in configs() {
+        let tensors = owned(&config, &[0, 0], |x| x);
+        let mut group = Group::new(&[config; 2], &tensors, PLAIN);
+        for form in [Form::Fused { blocks: 3 }, Form::Sweeps] {
+            let before = group.device.get::<i64>(group.addresses.step, 1)[0];
+            group.step(form);
+            group.step(form);
+            assert_eq!(group.device.get::<i64>(group.addresses.step, 1)[0], before + 2, "{config:?} {form:?}");
+        }
+        assert!(group.tables.fused(&group.addresses, false, 3).is_none());
+        assert!(group.tables.sweeps(&group.addresses, false).is_empty());
+    }
+}
+
+#[test]
+fn rows_without_a_gradient_keep_their_values() {
+    // An embedding's unused rows: every root and quotient is of 0.
+    for config in [Config::default(), Config { hybrid_base: HybridBase::AdamW, ..Config::default() }] {
+        let mut tensors = owned(&config, &[8192], |x| x);
+        tensors[0].gradient[1000..].fill(0.0);
+        for form in [Form::Fused { blocks: 2 }, Form::Sweeps] {
+            let mut group = Group::new(&[config], &tensors, PLAIN);
+            group.set(&Gates { warm_up: 1.0, phase: 1.0, orthogonal: 1.0 }, 0.1, &[tensors[0].gradient.clone()]);
+            group.step(form);
+            let found = group.parameter(0);
+            assert!(found[1000..] == tensors[0].parameter[1000..], "{form:?}");
+            assert!(found[..1000].iter().zip(&tensors[0].parameter).all(|(a, b)| a != b && a.is_finite()));
+        }
+    }
 }
 
 #[test]

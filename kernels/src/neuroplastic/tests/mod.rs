@@ -1,5 +1,6 @@
 mod cuda;
 mod edges;
+mod fences;
 mod golden;
 mod oracle;
 mod scopes;

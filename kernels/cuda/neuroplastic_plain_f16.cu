@@ -1,0 +1,3 @@
+#include "neuroplastic_kernels.cuh"
+
+NEUROPLASTIC_STEP(plain_f16, half, Plain, 4, 3)
