@@ -101,8 +101,8 @@ impl Description {
     fn new(c: &Convolution, math: Math) -> Result<Self> {
         let pads = c.symmetric_pads().ok_or(CudnnError(sys::cudnnStatus_t::CUDNN_STATUS_NOT_SUPPORTED))?;
         let g = &c.geometry;
-        // The library takes two axes or three.
-        let first = usize::from(g.input()[0] == 1 && g.output()[0] == 1 && g.kernel()[0] == 1);
+        // The library takes two axes or three; one without extent is left out.
+        let first = usize::from(g.input()[0] == 1 && g.output()[0] == 1 && g.kernel()[0] == 1 && pads[0] == 0);
         let axes = |all: [usize; 3]| all.into_iter().skip(first);
         let float = sys::cudnnDataType_t::CUDNN_DATA_FLOAT;
         let null = std::ptr::null_mut();
@@ -143,15 +143,24 @@ impl Description {
     }
 }
 
+/// Whether an algorithm of one math type may be taken where another was asked for: the library also lists those that round
+/// factors further.
+fn is_allowed(asked: Math, offered: Math) -> bool {
+    match offered {
+        Math::CUDNN_FMA_MATH => true,
+        Math::CUDNN_DEFAULT_MATH | Math::CUDNN_TENSOR_OP_MATH => asked != Math::CUDNN_FMA_MATH,
+        Math::CUDNN_TENSOR_OP_MATH_ALLOW_CONVERSION => asked == Math::CUDNN_TENSOR_OP_MATH_ALLOW_CONVERSION,
+    }
+}
+
 /// The first that works, gives the same bits every time, and stays within memory and precision.
 macro_rules! first {
     ($found:expr, $count:expr, $asked:expr, $which:expr) => {
         $found.iter().take(usize::try_from($count).unwrap_or(0)).find_map(|p| {
-            let is_exact = $asked != Math::CUDNN_FMA_MATH || p.mathType == Math::CUDNN_FMA_MATH;
             let fits = p.status == sys::cudnnStatus_t::CUDNN_STATUS_SUCCESS
                 && p.determinism == Determinism::CUDNN_DETERMINISTIC
                 && p.memory <= LARGEST_WORKSPACE
-                && is_exact;
+                && is_allowed($asked, p.mathType);
             fits.then(|| Algorithm { which: $which(p.algo), workspace: p.memory, math: p.mathType })
         })
     };
@@ -313,6 +322,33 @@ mod tests {
     use super::*;
     use npc_kernels::cpu::Geometry;
 
+    fn convolution(pass: Pass, geometry: Geometry) -> Convolution {
+        let (is_x_turned, is_y_turned) = (false, false);
+        Convolution { pass, batch: 2, channels: 4, filters: 6, groups: 1, geometry, is_x_turned, is_y_turned }
+    }
+
+    #[test]
+    #[ignore = "needs a GPU and cuDNN, or the test driver"]
+    fn with_the_library_no_algorithm_rounds_further_than_was_asked() {
+        assert!(crate::cuda::probe::has_cudnn(), "cuDNN was not found");
+        let context = cudarc::driver::CudaContext::new(0).unwrap();
+        let stream = context.new_stream().unwrap();
+        let mut dnn = Dnn::new(stream.cu_stream().cast()).unwrap();
+        let geometry = Geometry::new(&[9, 9], &[9, 9], &[3, 3], &[1, 1], &[1, 1], &[1, 1]).unwrap();
+        for pass in [Pass::Forward, Pass::Data, Pass::Filter] {
+            let c = convolution(pass, geometry);
+            let mut chosen = |precision| dnn.algorithm(&c, precision).unwrap();
+            assert_eq!(chosen(Precision::F32).math, Math::CUDNN_FMA_MATH, "{pass:?}");
+            for precision in [Precision::Tf32, Precision::Bf16] {
+                // Float16 has neither TF32's nor bfloat16's range.
+                assert_ne!(chosen(precision).math, Math::CUDNN_TENSOR_OP_MATH_ALLOW_CONVERSION, "{pass:?}");
+            }
+            for precision in [Precision::F32, Precision::Tf32, Precision::Bf16, Precision::F16] {
+                assert!(chosen(precision).workspace <= LARGEST_WORKSPACE, "{pass:?}");
+            }
+        }
+    }
+
     /// Descriptions live on the host: the library itself says what size a described convolution's result has.
     #[test]
     #[ignore = "needs cuDNN, no GPU: set NPC_CUDA_LIBS"]
@@ -324,6 +360,8 @@ mod tests {
             Geometry::new(&[20, 20], &[16, 16], &[3, 3], &[1, 1], &[2, 2], &[0, 0]),
             Geometry::new(&[31], &[16], &[5], &[2], &[1], &[2]),
             Geometry::new(&[6, 7, 8], &[6, 7, 8], &[3, 1, 3], &[1, 1, 1], &[1, 1, 1], &[1, 0, 1]),
+            // The one window of the first axis lies on its padding.
+            Geometry::new(&[1, 7, 8], &[1, 7, 8], &[1, 1, 3], &[3, 1, 1], &[1, 1, 1], &[1, 0, 1]),
         ];
         for (geometry, groups) in geometries.into_iter().flat_map(|g| [1, 4].map(|groups| (g.clone(), groups))) {
             for (is_x_turned, is_y_turned) in [(false, false), (true, false), (true, true)] {
@@ -333,13 +371,14 @@ mod tests {
                 for precision in [Precision::F32, Precision::Tf32, Precision::Bf16, Precision::F16] {
                     let d = Description::new(&c, math(precision)).unwrap_or_else(|e| panic!("{c:?}: {e:?}"));
                     let mut dims = [0; 5];
+                    let has_two_axes = geometry.output()[0] == 1 && geometry.pads()[0] == 0;
                     // SAFETY: the descriptors are alive, and no convolution here has more than five extents.
                     let status = unsafe {
-                        let rank = if geometry.output()[0] == 1 { 4 } else { 5 };
+                        let rank = if has_two_axes { 4 } else { 5 };
                         sys::cudnnGetConvolutionNdForwardOutputDim(d.convolution, d.x, d.w, rank, dims.as_mut_ptr())
                     };
                     assert_eq!(status, sys::cudnnStatus_t::CUDNN_STATUS_SUCCESS, "{c:?}");
-                    let planes = geometry.output().into_iter().skip(usize::from(geometry.output()[0] == 1));
+                    let planes = geometry.output().into_iter().skip(usize::from(has_two_axes));
                     let want = integers([batch, filters].into_iter().chain(planes)).unwrap();
                     assert_eq!(dims[..want.len()], want, "{c:?}");
                 }

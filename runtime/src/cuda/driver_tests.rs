@@ -73,7 +73,18 @@ fn golden_vectors() {
 
 #[test]
 fn a_convolutional_network_steps_as_on_the_cpu() {
-    on_the_driver("plan::tests::on_a_gpu::a_convolutional_network_steps_as_on_the_cpu", 2, &[]);
+    let test = "plan::tests::on_a_gpu::a_convolutional_network_steps_as_on_the_cpu";
+    // Two layers forward, both weights' gradients, one layer's data; the second step is a graph.
+    for (steps, refused, convolutions, graphs) in [(2, "", 10, 1), (1, "cudnn", 0, 0)] {
+        let end = on_the_driver(test, steps, &[("NPC_TEST_DRIVER_REFUSE", refused)]);
+        assert_eq!((count(&end, "convolutions"), count(&end, "graph launches")), (convolutions, graphs), "{end}");
+    }
+}
+
+#[test]
+fn convolutions_are_described_and_their_algorithms_chosen() {
+    on_the_driver("cuda::dnn::tests::with_the_library_every_convolution_is_described", 1, &[]);
+    on_the_driver("cuda::dnn::tests::with_the_library_no_algorithm_rounds_further_than_was_asked", 1, &[]);
 }
 
 #[test]

@@ -1,12 +1,13 @@
 //! The driver's state, one for the process, and the way into it.
 
 use crate::graph::Graph;
-use crate::lt::Tables;
+use crate::objects;
 use crate::refusal::{Answer, Refusal, misuse, refuse};
 use crate::report::Report;
 use crate::settings::Settings;
 use crate::stream::{Event, Stream, Ticket};
 use crate::work::Work;
+use crate::{dnn, lt};
 use cudarc::driver::sys::CUresult;
 use npc_ptx_interpreter as ptx;
 use std::cell::Cell;
@@ -70,7 +71,8 @@ pub struct Driver {
     pub pending: BTreeMap<Ticket, Handle>,
     /// What failed on the device.
     pub failed: Option<CUresult>,
-    pub tables: Tables,
+    pub lt: lt::Tables,
+    pub dnn: dnn::Tables,
     next: u64,
 }
 
@@ -102,11 +104,14 @@ pub fn call(name: &str, needs: Needs, body: impl FnOnce(&mut Driver) -> Answer) 
     driver.answer(name, answer).err().unwrap_or(CUresult::CUDA_SUCCESS)
 }
 
-/// Carries out a call of another library.
-pub fn call_library<C>(name: &str, body: impl FnOnce(&mut Driver) -> Answer<(), C>) -> Result<(), C> {
+/// Carries out a call of a function of another library, which answers `refused` where that was asked for.
+pub fn call_library<C>(name: &str, refused: C, body: impl FnOnce(&mut Driver) -> Answer<(), C>) -> Result<(), C> {
     let mut guard = lock();
     let driver = guard.get_or_insert_with(Driver::new);
-    let answer = body(driver);
+    let answer = match driver.settings().refuses(name) {
+        true => refuse(refused, "as was asked for"),
+        false => body(driver),
+    };
     driver.answer(name, answer)
 }
 
@@ -185,7 +190,7 @@ impl Driver {
                 ("graphs", self.graphs.len()),
                 ("executable graphs", self.executables.len()),
             ];
-            left.extend(counts.iter().filter(|(_, n)| *n > 0).map(|(what, n)| format!("{n} {what}")));
+            left.extend(objects::left(&counts));
             left.into_iter().for_each(|what| self.report.line(format!("leak: {what}")));
         }
         let addresses: Vec<u64> = std::mem::take(&mut self.live).into_keys().collect();
@@ -206,7 +211,7 @@ impl Driver {
             self.report.line(format!("leak: the context, retained {} times", self.retained));
             self.end_context();
         }
-        self.tables.leaks().into_iter().for_each(|what| self.report.line(format!("leak: {what}")));
+        self.lt.leaks().into_iter().chain(self.dnn.leaks()).for_each(|what| self.report.line(format!("leak: {what}")));
         self.report.end();
     }
 }

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 /// The names under which NVIDIA's libraries are looked for.
-const NAMES: [&str; 4] = ["libcuda.so", "libcuda.so.1", "libcublasLt.so", "libcublasLt.so.12"];
+const NAMES: [&str; 6] =
+    ["libcuda.so", "libcuda.so.1", "libcublasLt.so", "libcublasLt.so.12", "libcudnn.so", "libcudnn.so.9"];
 
 /// Links the libraries into `folder`. A child process that finds them there (`LD_LIBRARY_PATH`) runs on this driver.
 ///

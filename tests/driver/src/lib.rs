@@ -1,7 +1,7 @@
-//! A CUDA driver and a cuBLASLt for tests: the C functions that npc's CUDA runtime calls, with the PTX interpreter as the GPU.
+//! A CUDA driver, a cuBLASLt and a cuDNN for tests: the C functions that npc's CUDA runtime calls, with the PTX interpreter as the GPU.
 //!
-//! As a `cdylib` under the names `libcuda.so` and `libcublasLt.so.12` in a folder of `LD_LIBRARY_PATH` it takes the place of
-//! NVIDIA's libraries in a child process; [`install`] makes such a folder. Nothing else loads it.
+//! As a `cdylib` under the names `libcuda.so`, `libcublasLt.so.12` and `libcudnn.so.9` in a folder of `LD_LIBRARY_PATH` it takes
+//! the place of NVIDIA's libraries in a child process; [`install`] makes such a folder. Nothing else loads it.
 //!
 //! It is there to find wrong use, so it is stricter than the real ones. What it finds is written to the file that
 //! `NPC_TEST_DRIVER_REPORT` names, a line each:
@@ -19,18 +19,23 @@
 //!
 //! `NPC_TEST_DRIVER_MEMORY_MIB` is the device's memory. `NPC_TEST_DRIVER_REFUSE` names a function that always fails,
 //! `kernel:NAME` a kernel that does not start, `fault:NAME` one that fails while it runs (`fault:NAME:4` after four times),
-//! `epilogues`, `factors of 16 bits` and `results of 16 bits` take those from cuBLASLt, `pools` the memory pool from the device.
+//! `epilogues`, `factors of 16 bits` and `results of 16 bits` take those from cuBLASLt, `cudnn` all algorithms from cuDNN, `pools`
+//! the memory pool from the device.
 //!
 //! What it cannot see, as no driver can: how many pointers the array of a launch's parameters has, and how large each
 //! parameter was meant to be. What it does not have is refused with `not built` in the report.
 
 pub mod cuda;
+pub mod dnn;
 mod driver;
 mod graph;
 mod installed;
 pub mod lt;
+mod objects;
+mod ranges;
 mod refusal;
 mod report;
+mod rounding;
 mod settings;
 mod stream;
 mod work;

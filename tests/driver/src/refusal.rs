@@ -22,3 +22,11 @@ pub fn misuse<T, C>(code: C, why: impl Into<String>) -> Answer<T, C> {
 pub fn refuse<T, C>(code: C, why: impl Into<String>) -> Answer<T, C> {
     Err(Refusal { code, why: why.into(), is_misuse: false })
 }
+
+impl<C> Refusal<C> {
+    /// The same refusal as another library says it.
+    pub fn with<D>(self, code: D) -> Refusal<D> {
+        let Refusal { why, is_misuse, .. } = self;
+        Refusal { code, why, is_misuse }
+    }
+}

@@ -14,6 +14,7 @@ pub struct Report {
     pub narrow: [u64; 2],
     pub graphs: u64,
     pub copies: u64,
+    pub convolutions: u64,
 }
 
 impl Report {
@@ -31,10 +32,10 @@ impl Report {
     }
 
     pub fn end(&mut self) {
-        let Report { kernels, products, narrow: [factors, results], graphs, copies, .. } = self;
+        let Report { kernels, products, narrow: [factors, results], convolutions, graphs, copies, .. } = self;
         let line = format!(
             "end: {kernels} kernels, {products} products, {factors} of 16-bit factors, {results} to 16 bits, \
-             {graphs} graph launches, {copies} copies"
+             {convolutions} convolutions, {graphs} graph launches, {copies} copies"
         );
         self.line(line);
     }

@@ -1,5 +1,6 @@
-//! What a device does: kernels, copies, products, graphs of them.
+//! What a device does: kernels, copies, products, convolutions, graphs of them.
 
+use crate::dnn::Convolution;
 use crate::driver::{Driver, Loaded};
 use crate::lt::Product;
 use cudarc::driver::sys::CUresult;
@@ -39,6 +40,7 @@ pub enum Work {
     /// It is there no more.
     Free(u64),
     Product(Arc<Product>),
+    Convolution(Arc<Convolution>),
     Graph(Arc<Vec<Work>>),
 }
 
@@ -112,6 +114,7 @@ impl Driver {
                 self.memory.write(*to, &data).map_err(|fault| failure("a copy on the device", &fault))
             }
             Work::Product(product) => self.multiply(product),
+            Work::Convolution(convolution) => self.convolve(convolution),
             Work::Graph(nodes) => {
                 self.report.graphs += 1;
                 nodes.iter().try_for_each(|node| self.execute(node))

@@ -8,7 +8,8 @@
 use super::check::{FLOAT, check, fingerprint, size};
 use super::{Description, Layout, Preference, Product};
 use crate::driver::{Driver, Handle, call_library};
-use crate::refusal::{Answer, Refusal, misuse, refuse};
+use crate::objects::{destroy, object, object_mut};
+use crate::refusal::{Answer, misuse, refuse};
 use crate::work::Work;
 use cudarc::cublaslt::sys::{
     cublasLtHandle_t, cublasLtMatmulAlgo_t, cublasLtMatmulDesc_t, cublasLtMatmulHeuristicResult_t,
@@ -25,16 +26,11 @@ const MARK: u64 = 0x6e70_635f_616c_676f;
 const IN_PLACE: u32 = 1;
 
 fn call(name: &str, body: impl FnOnce(&mut Driver) -> Answer<(), Status>) -> Status {
-    call_library(name, body).err().unwrap_or(Status::CUBLAS_STATUS_SUCCESS)
+    call_library(name, Status::CUBLAS_STATUS_NOT_SUPPORTED, body).err().unwrap_or(Status::CUBLAS_STATUS_SUCCESS)
 }
 
-fn missing<T>(what: &str, handle: Handle) -> Answer<T, Status> {
-    misuse(Status::CUBLAS_STATUS_INVALID_VALUE, format!("there is no {what} {handle:#x}"))
-}
-
-fn known<T: Copy>(found: Option<&T>, what: &str, handle: Handle) -> Answer<T, Status> {
-    found.map_or_else(|| missing(what, handle), |found| Ok(*found))
-}
+/// For objects that are not there.
+const MISSING: Status = Status::CUBLAS_STATUS_INVALID_VALUE;
 
 /// # Safety
 /// `value` has `bytes` bytes.
@@ -46,24 +42,18 @@ unsafe fn bytes<'a>(value: *const c_void, bytes: usize) -> &'a [u8] {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cublasLtCreate(handle: *mut cublasLtHandle_t) -> Status {
     call("cublasLtCreate", |driver| {
-        driver.has_context().map_err(|r| Refusal { code: Status::CUBLAS_STATUS_NOT_INITIALIZED, ..blank(r) })?;
+        driver.has_context().map_err(|r| r.with(Status::CUBLAS_STATUS_NOT_INITIALIZED))?;
         let made = driver.handle();
-        driver.tables.handles.insert(made);
+        driver.lt.handles.insert(made);
         // SAFETY: the caller's.
         unsafe { handle.write(made as cublasLtHandle_t) };
         Ok(())
     })
 }
 
-/// The driver's refusal as the library's.
-fn blank(refusal: Refusal) -> Refusal<Status> {
-    let Refusal { why, is_misuse, .. } = refusal;
-    Refusal { code: Status::CUBLAS_STATUS_EXECUTION_FAILED, why, is_misuse }
-}
-
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cublasLtDestroy(handle: cublasLtHandle_t) -> Status {
-    call("cublasLtDestroy", |driver| match driver.tables.handles.remove(&(handle as Handle)) {
+    call("cublasLtDestroy", |driver| match driver.lt.handles.remove(&(handle as Handle)) {
         true => Ok(()),
         false => misuse(Status::CUBLAS_STATUS_NOT_INITIALIZED, "there is no such handle"),
     })
@@ -79,7 +69,7 @@ pub unsafe extern "C" fn cublasLtMatrixLayoutCreate(
 ) -> Status {
     call("cublasLtMatrixLayoutCreate", |driver| {
         let made = driver.handle();
-        driver.tables.layouts.insert(made, Layout { dtype, rows, columns, leading, batch: 1, stride: 0 });
+        driver.lt.layouts.insert(made, Layout { dtype, rows, columns, leading, batch: 1, stride: 0 });
         // SAFETY: the caller's.
         unsafe { layout.write(made as cublasLtMatrixLayout_t) };
         Ok(())
@@ -93,19 +83,16 @@ pub unsafe extern "C" fn cublasLtMatrixLayoutSetAttribute(
     value: *const c_void,
     size: usize,
 ) -> Status {
-    call("cublasLtMatrixLayoutSetAttribute", |driver| match driver.tables.layouts.get_mut(&(layout as Handle)) {
+    call("cublasLtMatrixLayoutSetAttribute", |driver| {
+        let layout = object_mut(&mut driver.lt.layouts, layout as Handle, "layout", MISSING)?;
         // SAFETY: the caller's value has so many bytes.
-        Some(layout) => layout.set(attribute, unsafe { bytes(value, size) }),
-        None => missing("layout", layout as Handle),
+        layout.set(attribute, unsafe { bytes(value, size) })
     })
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cublasLtMatrixLayoutDestroy(layout: cublasLtMatrixLayout_t) -> Status {
-    call("cublasLtMatrixLayoutDestroy", |driver| match driver.tables.layouts.remove(&(layout as Handle)) {
-        Some(_) => Ok(()),
-        None => missing("layout", layout as Handle),
-    })
+    call("cublasLtMatrixLayoutDestroy", |driver| destroy(&mut driver.lt.layouts, layout as Handle, "layout", MISSING))
 }
 
 #[unsafe(no_mangle)]
@@ -118,7 +105,7 @@ pub unsafe extern "C" fn cublasLtMatmulDescCreate(
         let made = driver.handle();
         let (transposes, epilogue) = ([0; 2], 1);
         let new = Description { compute, scale, transposes, epilogue, bias: 0, aux: 0, aux_leading: 0 };
-        driver.tables.descriptions.insert(made, new);
+        driver.lt.descriptions.insert(made, new);
         // SAFETY: the caller's.
         unsafe { description.write(made as cublasLtMatmulDesc_t) };
         Ok(())
@@ -133,27 +120,24 @@ pub unsafe extern "C" fn cublasLtMatmulDescSetAttribute(
     size: usize,
 ) -> Status {
     let handle = description as Handle;
-    call("cublasLtMatmulDescSetAttribute", |driver| match driver.tables.descriptions.get_mut(&handle) {
+    call("cublasLtMatmulDescSetAttribute", |driver| {
+        let description = object_mut(&mut driver.lt.descriptions, handle, "description", MISSING)?;
         // SAFETY: the caller's value has so many bytes.
-        Some(description) => description.set(attribute, unsafe { bytes(value, size) }),
-        None => missing("description", handle),
+        description.set(attribute, unsafe { bytes(value, size) })
     })
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cublasLtMatmulDescDestroy(description: cublasLtMatmulDesc_t) -> Status {
     let handle = description as Handle;
-    call("cublasLtMatmulDescDestroy", |driver| match driver.tables.descriptions.remove(&handle) {
-        Some(_) => Ok(()),
-        None => missing("description", handle),
-    })
+    call("cublasLtMatmulDescDestroy", |driver| destroy(&mut driver.lt.descriptions, handle, "description", MISSING))
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cublasLtMatmulPreferenceCreate(preference: *mut cublasLtMatmulPreference_t) -> Status {
     call("cublasLtMatmulPreferenceCreate", |driver| {
         let made = driver.handle();
-        driver.tables.preferences.insert(made, Preference::default());
+        driver.lt.preferences.insert(made, Preference::default());
         // SAFETY: the caller's.
         unsafe { preference.write(made as cublasLtMatmulPreference_t) };
         Ok(())
@@ -168,20 +152,17 @@ pub unsafe extern "C" fn cublasLtMatmulPreferenceSetAttribute(
     size: usize,
 ) -> Status {
     let handle = preference as Handle;
-    call("cublasLtMatmulPreferenceSetAttribute", |driver| match driver.tables.preferences.get_mut(&handle) {
+    call("cublasLtMatmulPreferenceSetAttribute", |driver| {
+        let preference = object_mut(&mut driver.lt.preferences, handle, "preference", MISSING)?;
         // SAFETY: the caller's value has so many bytes.
-        Some(preference) => preference.set(attribute, unsafe { bytes(value, size) }),
-        None => missing("preference", handle),
+        preference.set(attribute, unsafe { bytes(value, size) })
     })
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cublasLtMatmulPreferenceDestroy(preference: cublasLtMatmulPreference_t) -> Status {
     let handle = preference as Handle;
-    call("cublasLtMatmulPreferenceDestroy", |driver| match driver.tables.preferences.remove(&handle) {
-        Some(_) => Ok(()),
-        None => missing("preference", handle),
-    })
+    call("cublasLtMatmulPreferenceDestroy", |driver| destroy(&mut driver.lt.preferences, handle, "preference", MISSING))
 }
 
 impl Driver {
@@ -191,15 +172,11 @@ impl Driver {
         description: cublasLtMatmulDesc_t,
         layouts: [cublasLtMatrixLayout_t; 4],
     ) -> Answer<(Description, [Layout; 4]), Status> {
-        if !self.tables.handles.contains(&(handle as Handle)) {
+        if !self.lt.handles.contains(&(handle as Handle)) {
             return misuse(Status::CUBLAS_STATUS_NOT_INITIALIZED, "there is no such handle");
         }
-        let description = description as Handle;
-        let found = known(self.tables.descriptions.get(&description), "description", description)?;
-        let layout = |at: usize| {
-            let handle = layouts[at] as Handle;
-            known(self.tables.layouts.get(&handle), "layout", handle)
-        };
+        let found = *object(&self.lt.descriptions, description as Handle, "description", MISSING)?;
+        let layout = |at: usize| object(&self.lt.layouts, layouts[at] as Handle, "layout", MISSING).copied();
         Ok((found, [layout(0)?, layout(1)?, layout(2)?, layout(3)?]))
     }
 }
@@ -219,8 +196,7 @@ pub unsafe extern "C" fn cublasLtMatmulAlgoGetHeuristic(
 ) -> Status {
     call("cublasLtMatmulAlgoGetHeuristic", |driver| {
         let (description, layouts) = driver.described(handle, description, [a, b, c, d])?;
-        let preference = preference as Handle;
-        let preference = known(driver.tables.preferences.get(&preference), "preference", preference)?;
+        let preference = *object(&driver.lt.preferences, preference as Handle, "preference", MISSING)?;
         if wanted < 1 {
             return misuse(Status::CUBLAS_STATUS_INVALID_VALUE, "no results are wanted");
         }
@@ -279,7 +255,7 @@ pub unsafe extern "C" fn cublasLtMatmul(
     stream: cudaStream_t,
 ) -> Status {
     call("cublasLtMatmul", |driver| {
-        driver.has_context().map_err(blank)?;
+        driver.has_context().map_err(|r| r.with(Status::CUBLAS_STATUS_EXECUTION_FAILED))?;
         let wrong = |why: String| misuse(Status::CUBLAS_STATUS_INVALID_VALUE, why);
         let (description, layouts) = driver.described(handle, description, [a_layout, b_layout, c_layout, d_layout])?;
         let shape = check(&description, &layouts)?;
@@ -307,6 +283,8 @@ pub unsafe extern "C" fn cublasLtMatmul(
             return wrong("C and D are the same memory, and their layouts differ".into());
         }
         let product = Product { shape, description, layouts, addresses, alpha, beta };
-        driver.push(stream as u64, Work::Product(Arc::new(product))).map_err(blank)
+        driver
+            .push(stream as u64, Work::Product(Arc::new(product)))
+            .map_err(|r| r.with(Status::CUBLAS_STATUS_EXECUTION_FAILED))
     })
 }

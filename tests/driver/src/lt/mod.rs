@@ -15,6 +15,7 @@ pub use description::{Description, Layout, Preference};
 pub use product::{Product, rounded};
 
 use crate::driver::Handle;
+use crate::objects::left;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The library's objects.
@@ -29,12 +30,11 @@ pub struct Tables {
 impl Tables {
     /// What was not destroyed.
     pub fn leaks(&self) -> Vec<String> {
-        let counts = [
+        left(&[
             ("cuBLASLt handles", self.handles.len()),
             ("matrix product descriptions", self.descriptions.len()),
             ("matrix layouts", self.layouts.len()),
             ("matrix product preferences", self.preferences.len()),
-        ];
-        counts.into_iter().filter(|(_, n)| *n > 0).map(|(what, n)| format!("{n} {what}")).collect()
+        ])
     }
 }

@@ -4,10 +4,11 @@ use super::check::{BFLOAT, FLOAT, Shape, size};
 use super::epilogue::{Activation, Factor, gelu_slope};
 use super::{Description, Layout};
 use crate::driver::Driver;
+use crate::ranges::{Range, overlap};
+use crate::rounding;
 use crate::work::{Failure, failure};
 use cudarc::cublaslt::sys::cublasComputeType_t as Compute;
 use cudarc::driver::sys::CUresult;
-use half::{bf16, f16};
 
 /// A product on a stream.
 pub struct Product {
@@ -20,18 +21,12 @@ pub struct Product {
     pub beta: f32,
 }
 
-/// Addresses and bytes.
-type Ranges = Vec<(u64, u64)>;
-
-/// A factor as tensor cores take it. To nearest; ties to even.
+/// A factor as tensor cores take it.
 pub fn rounded(compute: u32, x: f32) -> f32 {
     match compute {
-        c if c == Compute::CUBLAS_COMPUTE_32F_FAST_16BF as u32 => bf16::from_f32(x).to_f32(),
-        c if c == Compute::CUBLAS_COMPUTE_32F_FAST_16F as u32 => f16::from_f32(x).to_f32(),
-        c if c == Compute::CUBLAS_COMPUTE_32F_FAST_TF32 as u32 && x.is_finite() => {
-            let bits = x.to_bits();
-            f32::from_bits(bits.wrapping_add(0xfff + (bits >> 13 & 1)) & !0x1fff)
-        }
+        c if c == Compute::CUBLAS_COMPUTE_32F_FAST_16BF as u32 => rounding::bf16(x),
+        c if c == Compute::CUBLAS_COMPUTE_32F_FAST_16F as u32 => rounding::f16(x),
+        c if c == Compute::CUBLAS_COMPUTE_32F_FAST_TF32 as u32 => rounding::tf32(x),
         _ => x,
     }
 }
@@ -56,7 +51,7 @@ impl Product {
     }
 
     /// What it writes, and what it reads but for C.
-    fn ranges(&self) -> (Ranges, Ranges) {
+    fn ranges(&self) -> (Vec<Range>, Vec<Range>) {
         let (mut written, mut read): (Vec<_>, Vec<_>) = (self.columns(3).collect(), self.columns(0).collect());
         read.extend(self.columns(1));
         let bias = self.shape.parts.has_bias_pointer().then(|| (self.description.bias, self.bias_bytes()));
@@ -75,19 +70,7 @@ impl Product {
     /// Where it writes what it also reads or writes otherwise.
     pub fn overlap(&self) -> Option<u64> {
         let (written, read) = self.ranges();
-        let mut all: Vec<(u64, u64, bool)> = written.into_iter().map(|(at, n)| (at, n, true)).collect();
-        all.extend(read.into_iter().map(|(at, n)| (at, n, false)));
-        all.sort_unstable();
-        // The furthest ends of what was read and written so far.
-        let mut ends = [0, 0];
-        for (at, bytes, is_written) in all {
-            if at < ends[1] || is_written && at < ends[0] {
-                return Some(at);
-            }
-            let end = &mut ends[usize::from(is_written)];
-            *end = (*end).max(at + bytes);
-        }
-        None
+        overlap(written, read)
     }
 }
 
