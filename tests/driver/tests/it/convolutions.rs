@@ -147,7 +147,10 @@ fn run(case: &Case, handle: cudnnHandle_t, stream: CUstream) -> Result<Vec<f32>,
         let room = counts[i] - if i == 1 { case.missing } else { 0 };
         at[i] = allocate(4 * if case.shared.is_some() { 256 } else { room });
         let values: Vec<u32> = (0..room).map(|e| number(i, e).to_bits()).collect();
-        is_ok(upload(at[i], &values, stream));
+        // The result is written by nobody where its old value does not count.
+        if i != case.pass.result() || case.factors[1] != 0.0 {
+            is_ok(upload(at[i], &values, stream));
+        }
     }
     let made = at;
     if let Some([from, to]) = case.shared {
