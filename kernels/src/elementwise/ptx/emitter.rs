@@ -26,7 +26,7 @@ impl Class {
         }
     }
 
-    fn keyword(self) -> &'static str {
+    pub fn keyword(self) -> &'static str {
         match self {
             Class::Pred => "pred",
             Class::B16 => "b16",
@@ -43,6 +43,7 @@ pub(super) enum Value {
     Register(Class, u32),
     Float(f32),
     Integer(i64),
+    Unsigned(u64),
 }
 
 impl fmt::Display for Value {
@@ -53,6 +54,7 @@ impl fmt::Display for Value {
             // The most negative number has no literal of its own: a minus is an operator in PTX.
             Value::Integer(i64::MIN) => f.write_str("0x8000000000000000"),
             Value::Integer(value) => write!(f, "{value}"),
+            Value::Unsigned(value) => write!(f, "0x{value:x}"),
         }
     }
 }

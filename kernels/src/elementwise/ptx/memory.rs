@@ -48,13 +48,11 @@ impl Width {
         if divisor.is_power_of_two() {
             return shift(e, value, divisor.trailing_zeros());
         }
-        if self == Width::Wide {
-            return e.new_value(Class::B64, "div.u64", &[value, Value::Integer(divisor as i64)]);
-        }
-        // For value < 2³¹ and l = ⌈log₂ d⌉: value / d = value · (⌊2³¹⁺ˡ / d⌋ + 1) >> (31 + l).
+        // For value < 2ᵏ and l = ⌈log₂ d⌉: value / d = value · (⌊2ᵏ⁺ˡ / d⌋ + 1) >> (k + l); k is 31 or 63.
         let bits = usize::BITS - (divisor - 1).leading_zeros();
-        let factor = (1u64 << (31 + bits)) / divisor as u64 + 1;
-        let high = e.new_value(Class::B32, "mul.hi.u32", &[value, Value::Integer(factor as i64)]);
+        let known = if self == Width::Narrow { 31 } else { 63 };
+        let factor = ((1u128 << (known + bits)) / divisor as u128 + 1) as u64;
+        let high = e.new_value(self.class(), &format!("mul.hi.{ty}"), &[value, Value::Unsigned(factor)]);
         shift(e, high, bits - 1)
     }
 
@@ -76,6 +74,9 @@ fn access(dtype: DType) -> (&'static str, Class, usize) {
     }
 }
 
+/// Words of the widest access; each holds a pair of 16-bit elements.
+const PAIRS: usize = 4;
+
 fn list(registers: &[Value]) -> String {
     let names: Vec<String> = registers.iter().map(Value::to_string).collect();
     if let [one] = &names[..] { one.clone() } else { format!("{{{}}}", names.join(", ")) }
@@ -85,24 +86,46 @@ fn vector(count: usize) -> String {
     if count == 1 { String::new() } else { format!(".v{count}") }
 }
 
-/// Loads `lanes` neighbouring elements at `address` as values to compute with.
-pub(super) fn load(e: &mut Emitter, dtype: DType, address: Value, lanes: usize) -> Vec<Value> {
+/// `@guard `, or nothing.
+fn only(guard: Option<Value>) -> String {
+    guard.map_or(String::new(), |guard| format!("@{guard} "))
+}
+
+/// Loads `lanes` neighbouring elements at `address`, or zeros where `guard` does not hold; as they are stored.
+pub(super) fn load(e: &mut Emitter, dtype: DType, address: Value, lanes: usize, guard: Option<Value>) -> Vec<Value> {
     let (suffix, class, most) = access(dtype);
     let registers: Vec<Value> = (0..lanes).map(|_| e.register(class)).collect();
-    for (at, part) in registers.chunks(most).enumerate() {
-        let offset = at * most * dtype.bytes();
-        e.line(format_args!("ld.global{}.{suffix} {}, [{address}+{offset}];", vector(part.len()), list(part)));
+    if guard.is_some() {
+        let zero = if class == Class::F32 { Value::Float(0.0) } else { Value::Integer(0) };
+        let mov = format!("mov.{}", class.keyword());
+        registers.iter().for_each(|register| e.run(&mov, &[*register, zero]));
     }
-    let value = |register: Value| match dtype {
+    if (dtype.bytes(), lanes) == (2, PAIRS * 2) {
+        let words: Vec<Value> = (0..PAIRS).map(|_| e.register(Class::B32)).collect();
+        e.line(format_args!("ld.global.v{PAIRS}.b32 {}, [{address}];", list(&words)));
+        for (word, pair) in words.iter().zip(registers.chunks(2)) {
+            e.line(format_args!("mov.b32 {}, {word};", list(pair)));
+        }
+        return registers;
+    }
+    for (at, part) in registers.chunks(most).enumerate() {
+        let (only, offset) = (only(guard), at * most * dtype.bytes());
+        e.line(format_args!("{only}ld.global{}.{suffix} {}, [{address}+{offset}];", vector(part.len()), list(part)));
+    }
+    registers
+}
+
+/// The value to compute with of an element as it is stored.
+pub(super) fn loaded_value(e: &mut Emitter, dtype: DType, register: Value) -> Value {
+    match dtype {
         DType::F16 | DType::BF16 => widen(e, dtype, register),
         DType::Bool => e.new_value(Class::Pred, "setp.ne.u16", &[register, Value::Integer(0)]),
         _ => register,
-    };
-    registers.into_iter().map(value).collect()
+    }
 }
 
-/// Stores values computed with as neighbouring elements of type `dtype`.
-pub(super) fn store(e: &mut Emitter, dtype: DType, address: Value, values: &[Value]) {
+/// Stores values computed with as neighbouring elements of type `dtype` where `guard`, if there is one, holds.
+pub(super) fn store(e: &mut Emitter, dtype: DType, address: Value, values: &[Value], guard: Option<Value>) {
     let (suffix, class, most) = access(dtype);
     let mut registers = Vec::with_capacity(values.len());
     for value in values {
@@ -114,8 +137,20 @@ pub(super) fn store(e: &mut Emitter, dtype: DType, address: Value, values: &[Val
             _ => e.new_value(class, &format!("mov.{suffix}"), &[*value]),
         });
     }
+    if (dtype.bytes(), values.len()) == (2, PAIRS * 2) {
+        let words: Vec<Value> = registers
+            .chunks(2)
+            .map(|pair| {
+                let word = e.register(Class::B32);
+                e.line(format_args!("mov.b32 {word}, {};", list(pair)));
+                word
+            })
+            .collect();
+        e.line(format_args!("st.global.v{PAIRS}.b32 [{address}], {};", list(&words)));
+        return;
+    }
     for (at, part) in registers.chunks(most).enumerate() {
-        let offset = at * most * dtype.bytes();
-        e.line(format_args!("st.global{}.{suffix} [{address}+{offset}], {};", vector(part.len()), list(part)));
+        let (only, offset) = (only(guard), at * most * dtype.bytes());
+        e.line(format_args!("{only}st.global{}.{suffix} [{address}+{offset}], {};", vector(part.len()), list(part)));
     }
 }

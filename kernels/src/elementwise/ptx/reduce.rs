@@ -147,7 +147,8 @@ fn accumulate(
     frame.e.branch(beyond, &out, false);
     let coordinates = frame.coordinates(at, |axis| axis.kept.is_none());
     let indices = frame.indices(&coordinates, Some(&starts));
-    let values = frame.unit(&indices)?;
+    let places = frame.places(&indices);
+    let values = frame.run(&places, None)?;
     for (total, value) in totals.iter().zip(values) {
         let sum = apply(&mut frame.e, reduction.reduce.combine(), dtype, &[*total, value])?;
         frame.e.run(mov, &[*total, sum]);
@@ -292,6 +293,6 @@ fn write(
         totals = totals.into_iter().map(divide).collect::<Option<_>>()?;
     }
     let address = frame.width.address(&mut frame.e, last, index, dtype.bytes());
-    store(&mut frame.e, dtype, address, &totals);
+    store(&mut frame.e, dtype, address, &totals, None);
     Some(())
 }

@@ -81,6 +81,20 @@ fn everything(shape: &[usize], dtype: DType, reduce: Option<(Reduce, &[usize])>)
     b.finish().unwrap()
 }
 
+/// Tensors of 16 bits only, of which a thread takes eight elements.
+fn halves(shape: &[usize], dtype: DType) -> Expression {
+    let mut b = Expression::builder(shape);
+    let mut last = b.input(dtype, shape).unwrap();
+    let row = b.input(dtype, &[shape[0], 1]).unwrap();
+    for _ in 0..6 {
+        let x = b.input(dtype, shape).unwrap();
+        let scaled = b.apply(Operation::Multiply, &[x, row]).unwrap();
+        last = b.apply(Operation::Add, &[last, scaled]).and_then(|sum| b.apply(Operation::Erf, &[sum])).unwrap();
+        b.output(last).unwrap();
+    }
+    b.finish().unwrap()
+}
+
 #[test]
 fn the_assembler_takes_every_kernel_for_every_gpu_without_spills() {
     let Some(ptxas) = ptxas() else {
@@ -94,6 +108,15 @@ fn the_assembler_takes_every_kernel_for_every_gpu_without_spills() {
         }
         kernels.extend(generate(&everything(&[1 << 16, 1 << 15], dtype, None), true).unwrap().kernels);
         kernels.extend(generate(&everything(&[77, 141], dtype, None), false).unwrap().kernels);
+    }
+    for dtype in [DType::F32, DType::I64] {
+        kernels.extend(generate(&everything(&[76, 141], dtype, None), true).unwrap().kernels);
+    }
+    kernels.extend(generate(&everything(&[3, (1 << 30) + 1], DType::Bool, None), true).unwrap().kernels);
+    for dtype in [DType::F16, DType::BF16] {
+        for shape in [[64, 128], [64, 129]] {
+            kernels.extend(generate(&halves(&shape, dtype), true).unwrap().kernels);
+        }
     }
     let folder = std::env::temp_dir().join(format!("npc-elementwise-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();

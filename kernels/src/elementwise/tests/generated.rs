@@ -122,32 +122,133 @@ fn large_tensors_are_indexed_with_64_bits() {
     let expression = product(&[3, 1 << 30], &[1], &[], Reduce::Sum, DType::F16);
     let generated = generate(&expression, true).unwrap();
     assert!(generated.kernels[0].entry.contains("div.u64") || generated.kernels[0].entry.contains("shr.u64"));
-    let mut builder = Expression::builder(&[3, 1 << 30]);
-    let x = builder.input(DType::Bool, &[3, 1 << 30]).unwrap();
-    let row = builder.input(DType::Bool, &[3, 1]).unwrap();
-    let y = builder.apply(Operation::Or, &[x, row]).unwrap();
-    builder.output(y).unwrap();
-    let generated = generate(&builder.finish().unwrap(), true).unwrap();
-    let kernel = &generated.kernels[0];
-    assert_eq!(u64::from(kernel.grid), 3 * (1 << 30) / 1024);
-    assert!(kernel.entry.contains("mad.lo.u64") && !kernel.entry.contains("mad.lo.u32"));
-    let mut memory = Memory::new();
-    let (x, y) = (memory.alloc_sparse(3 << 30), memory.alloc_sparse(3 << 30));
-    let row = memory.alloc_from(&[0u8, 1, 0]);
-    let last = (3 << 30) - 1024;
-    memory.write(x + last, &[0u8, 1, 1, 0].repeat(256)).unwrap();
-    let arguments = [x, row, y].map(Passed::U64);
-    let how = Launch {
-        kernel: &kernel.name,
-        grid: [kernel.grid, 1, 1],
-        block: [kernel.block, 1, 1],
-        dynamic_shared: 0,
-        arguments: &arguments,
+    // Rows that are a multiple of a thread's lanes, a whole that is one, neither.
+    for (shape, per_block) in [([3u64, 1 << 30], 1024), ([4, 715_827_883], 1024), ([3, 1_073_741_825], 1024)] {
+        let extents = shape.map(|n| n as usize);
+        let count = shape[0] * shape[1];
+        let mut builder = Expression::builder(&extents);
+        let x = builder.input(DType::Bool, &extents).unwrap();
+        let row = builder.input(DType::Bool, &[extents[0], 1]).unwrap();
+        let y = builder.apply(Operation::Or, &[x, row]).unwrap();
+        builder.output(y).unwrap();
+        let generated = generate(&builder.finish().unwrap(), true).unwrap();
+        let kernel = &generated.kernels[0];
+        assert_eq!(u64::from(kernel.grid), count.div_ceil(per_block));
+        assert!(kernel.entry.contains("mad.lo.u64") && !kernel.entry.contains("mad.lo.u32"));
+        let rows: Vec<u8> = (0..shape[0]).map(|row| u8::from(row % 3 == 1)).collect();
+        let last = (count - 1) / per_block * per_block;
+        let ends: Vec<u8> = (last..count).map(|i| u8::from(i % 4 == 1 || i % 4 == 2)).collect();
+        let wanted: Vec<u8> =
+            ends.iter().zip(last..).map(|(x, i)| x | rows[usize::try_from(i / shape[1]).unwrap()]).collect();
+        let mut memory = Memory::new();
+        let (x, y) = (memory.alloc_sparse(count), memory.alloc_sparse(count));
+        let row = memory.alloc_from(&rows);
+        memory.write(x + last, &ends).unwrap();
+        let arguments = [x, row, y].map(Passed::U64);
+        let how = Launch {
+            kernel: &kernel.name,
+            grid: [kernel.grid, 1, 1],
+            block: [kernel.block, 1, 1],
+            dynamic_shared: 0,
+            arguments: &arguments,
+        };
+        let block = u64::from(kernel.grid) - 1;
+        let options = Options { blocks: Some(block..block + 1), ..Options::default() };
+        launch_with(&Module::parse(&module([kernel])).unwrap(), &mut memory, &how, &options).unwrap();
+        assert_eq!(memory.read::<u8>(y + last, ends.len()).unwrap(), wanted, "{shape:?}");
+    }
+}
+
+/// Sums of a tensor, a part of it that is repeated, and one value.
+fn sum(shape: &[usize], part: &[usize], dtype: DType) -> Expression {
+    let mut b = Expression::builder(shape);
+    let x = b.input(dtype, shape).unwrap();
+    let (part, one) = (b.input(dtype, part).unwrap(), b.input(dtype, &[1]).unwrap());
+    let y = b.apply(Operation::Add, &[x, part]).unwrap();
+    let z = b.apply(Operation::Add, &[y, one]).unwrap();
+    b.output(z).unwrap();
+    b.output(y).unwrap();
+    b.finish().unwrap()
+}
+
+#[test]
+fn maps_of_rows_of_any_length() {
+    let cases: [(&[usize], &[usize]); 12] = [
+        (&[64, 33], &[64, 1]),
+        (&[64, 33], &[33]),
+        (&[2, 6, 7, 7], &[6, 1, 1]),
+        (&[3, 5, 7, 7], &[5, 1, 1]),
+        (&[3, 5, 7, 7], &[3, 1, 7, 1]),
+        (&[1023], &[1]),
+        (&[4, 255], &[4, 1]),
+        (&[1025, 1], &[1025, 1]),
+        (&[5, 1], &[1]),
+        (&[40, 12], &[40, 1]),
+        (&[20, 104], &[104]),
+        (&[2048, 3], &[3]),
+    ];
+    for (shape, part) in cases {
+        for (at, dtype) in [DType::F32, DType::F16, DType::BF16, DType::I32, DType::I64].into_iter().enumerate() {
+            for aligned in [true, false] {
+                let expression = sum(shape, part, dtype);
+                let schedule = [Schedule::InOrder, Schedule::Reversed, Schedule::Random(9)][at % 3];
+                check(&expression, &tensors(&expression), aligned, schedule)
+                    .unwrap_or_else(|e| panic!("{shape:?} {part:?} {dtype:?} {aligned}: {e}"));
+            }
+        }
+    }
+}
+
+/// How many elements a thread moves, and in which accesses.
+#[test]
+fn maps_move_sixteen_bytes_at_a_time_or_four_elements_at_once() {
+    let loads = |shape: &[usize], part: &[usize], dtype, aligned| {
+        let kernel = generate(&sum(shape, part, dtype), aligned).unwrap().kernels.remove(0);
+        let count = |what: &str| kernel.entry.matches(what).count();
+        let elements: usize = shape.iter().product();
+        let lanes = elements.div_ceil(kernel.grid as usize * 256);
+        (lanes, count("ld.global.v4"), count("ld.global."), count("st.global.v4"))
     };
-    let block = u64::from(kernel.grid) - 1;
-    let options = Options { blocks: Some(block..block + 1), ..Options::default() };
-    launch_with(&Module::parse(&module([kernel])).unwrap(), &mut memory, &how, &options).unwrap();
-    assert_eq!(memory.read::<u8>(y + last, 1024).unwrap(), [0u8, 1, 1, 0].repeat(256));
+    // The gradient of GPT-2's logits: neighbours in memory, whatever row they are of; the row's operand is loaded four times.
+    assert_eq!(loads(&[8192, 50_257], &[8192, 1], DType::F32, true), (4, 1, 1 + 4 + 1, 2));
+    assert_eq!(loads(&[8192, 50_257], &[8192, 1], DType::BF16, true), (8, 1, 1 + 8 + 1, 2));
+    assert_eq!(loads(&[32, 64, 7, 7], &[64, 1, 1], DType::F16, true), (8, 1, 1 + 8 + 1, 2));
+    assert_eq!(loads(&[32, 64, 56, 56], &[64, 1, 1], DType::F16, true), (8, 1, 1 + 1 + 1, 2));
+    assert_eq!(loads(&[32, 64, 6, 6], &[64, 1, 1], DType::F16, true), (4, 1, 1 + 1 + 1, 2));
+    // A number of elements that is no multiple of anything: four loads in flight.
+    assert_eq!(loads(&[1023, 1025], &[1023, 1], DType::F32, true), (4, 0, 4 + 4 + 1, 0));
+    assert_eq!(loads(&[8192, 50_257], &[8192, 1], DType::F32, false), (4, 0, 4 + 4 + 1, 0));
+}
+
+/// An output in the place of an input: every element is read before it is written.
+#[test]
+fn maps_work_in_place() {
+    for shape in [[64, 33], [63, 33], [64, 32]] {
+        for dtype in [DType::F32, DType::F16] {
+            let mut b = Expression::builder(&shape);
+            let (x, row) = (b.input(dtype, &shape).unwrap(), b.input(dtype, &[shape[0], 1]).unwrap());
+            let y = b.apply(Operation::Subtract, &[row, x]).unwrap();
+            b.output(y).unwrap();
+            let expression = b.finish().unwrap();
+            let inputs = tensors(&expression);
+            let wanted = expression.evaluate(&[&inputs[0], &inputs[1]]).unwrap().remove(0);
+            let kernel = generate(&expression, true).unwrap().kernels.remove(0);
+            let mut memory = Memory::new();
+            let (x, row) = (memory.alloc_from(&inputs[0]), memory.alloc_from(&inputs[1]));
+            let arguments = [x, row, x].map(Passed::U64);
+            let how = Launch {
+                kernel: &kernel.name,
+                grid: [kernel.grid, 1, 1],
+                block: [kernel.block, 1, 1],
+                dynamic_shared: 0,
+                arguments: &arguments,
+            };
+            let options = Options { schedule: Schedule::Random(4), ..Options::default() };
+            launch_with(&Module::parse(&module([&kernel])).unwrap(), &mut memory, &how, &options).unwrap();
+            let found = memory.read::<u8>(x, wanted.len()).unwrap();
+            super::random::same(dtype, &found, &wanted).unwrap_or_else(|e| panic!("{shape:?} {dtype:?}: {e}"));
+        }
+    }
 }
 
 /// Halfway cases, overflow, subnormals and NaN, which random values hardly meet.

@@ -131,7 +131,7 @@ fn recipe() -> impl Strategy<Value = Recipe> {
         .prop_map(|(shape, inputs, steps, outputs, reduction)| Recipe { shape, inputs, steps, outputs, reduction })
 }
 
-fn same(dtype: DType, found: &[u8], expected: &[u8]) -> Result<(), String> {
+pub(super) fn same(dtype: DType, found: &[u8], expected: &[u8]) -> Result<(), String> {
     assert_eq!(found.len(), expected.len());
     for at in 0..found.len() / dtype.bytes() {
         let read = |bytes| Scalar::load(dtype, bytes, at).unwrap();
