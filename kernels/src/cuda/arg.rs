@@ -37,8 +37,7 @@ pub fn arg(
     let mut arguments: Vec<Argument> = [x, y].map(Argument::Pointer).into();
     arguments.extend([outer, extent, inner].map(Argument::U64));
     arguments.extend([which.is_smallest, which.is_last].map(|flag| Argument::U32(u32::from(flag))));
-    let blocks = (outer * inner).div_ceil(256).clamp(1, 4096) as u32;
-    Launch { source: Source::Arg, kernel, grid: [blocks, 1, 1], block: [256, 1, 1], dynamic_shared: 0, arguments }
+    Launch::threads(Source::Arg, kernel, outer * inner, arguments)
 }
 
 #[cfg(test)]

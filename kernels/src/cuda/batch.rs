@@ -1,10 +1,6 @@
 //! Around a step: the samples of the next batch, and how well a batch was classified.
 
-use super::{Argument, DevicePointer, Launch, Source};
-
-const THREADS: u64 = 256;
-/// Rows are taken in turns by this many blocks at most.
-const BLOCKS: u64 = 1024;
+use super::{Argument, DevicePointer, Launch, Source, THREADS};
 
 /// Sums over batches, as the device keeps them: [`Totals::BYTES`] bytes, all zero to begin with.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -58,9 +54,7 @@ pub fn score(
 ) -> Launch {
     let mut arguments: Vec<Argument> = [loss, logits, labels].map(Argument::Pointer).into();
     arguments.extend([Argument::U64(rows), Argument::U64(classes), Argument::Pointer(totals)]);
-    let blocks = (rows * 32).div_ceil(THREADS).clamp(1, BLOCKS) as u32;
-    let block = [THREADS as u32, 1, 1];
-    Launch { source: Source::Batch, kernel: "score", grid: [blocks, 1, 1], block, dynamic_shared: 0, arguments }
+    Launch::threads(Source::Batch, "score", rows * 32, arguments)
 }
 
 #[cfg(test)]

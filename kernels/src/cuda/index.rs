@@ -1,13 +1,17 @@
 //! Moving elements: strided copies, gathers, scatters. Elements are moved as bits; only the sums know a float type.
 
+mod moves;
+
+pub use moves::{copy, scatter_copy};
+
+use super::division::{NARROW, divisor};
 use super::neuroplastic::Storage;
-use super::{Argument, DevicePointer, Launch, Source};
+use super::{Argument, BLOCKS, DevicePointer, Launch, Source, THREADS};
 
 /// Most axes of a strided tensor.
 pub const RANK: usize = 8;
-const THREADS: u64 = 256;
-/// Enough blocks to fill any device; more elements are taken in turns.
-const BLOCKS: u64 = 2048;
+/// Items that a thread of a copy or a gather takes at a time.
+const ITEMS: u64 = 4;
 
 /// Bits of an element.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -56,9 +60,22 @@ pub struct Picks {
 }
 
 fn launch(kernel: &'static str, items: u64, arguments: Vec<Argument>) -> Launch {
-    let blocks = items.div_ceil(THREADS).clamp(1, BLOCKS) as u32;
-    let block = [THREADS as u32, 1, 1];
-    Launch { source: Source::Index, kernel, grid: [blocks, 1, 1], block, dynamic_shared: 0, arguments }
+    Launch::threads(Source::Index, kernel, items, arguments)
+}
+
+/// Whether `items`, and what is added to reach the next one, do not fit in 32 bits.
+fn is_wide(items: u64) -> bool {
+    items.saturating_add(BLOCKS * THREADS * ITEMS) >= NARROW
+}
+
+/// How many elements of `bytes` bytes can move together, up to 16 bytes: what divides all `counts` and, in bytes, `addresses`.
+fn together(bytes: u64, counts: impl Iterator<Item = u64>, addresses: &[DevicePointer]) -> u64 {
+    let mut most = 16 / bytes;
+    for count in counts.chain(addresses.iter().map(|at| if at.0 % bytes == 0 { at.0 / bytes } else { 1 })) {
+        // A power of two: what both have is the smaller one.
+        most = if count == 0 { most } else { most.min(1 << count.trailing_zeros().min(4)) };
+    }
+    most
 }
 
 /// `struct Layout` of the source. At most [`RANK`] axes count.
@@ -72,30 +89,22 @@ fn layout(shape: &[u64], strides: &[i64]) -> Argument {
     Argument::Bytes(out)
 }
 
-/// Reads `shape` through `strides` (in elements; 0 repeats, negative runs backwards) and writes it densely. `None` beyond
-/// [`RANK`] axes.
-pub fn copy(bits: Bits, from: DevicePointer, to: DevicePointer, shape: &[u64], strides: &[i64]) -> Option<Launch> {
-    let kernel = bits.pick(["copy_b8", "copy_b16", "copy_b32", "copy_b64"]);
-    let arguments = vec![Argument::Pointer(from), Argument::Pointer(to), layout(shape, strides)];
-    (shape.len() <= RANK).then(|| launch(kernel, shape.iter().product(), arguments))
-}
-
-/// Writes a dense tensor of `shape` through `strides`. `None` beyond [`RANK`] axes.
-pub fn scatter_copy(
-    bits: Bits,
-    from: DevicePointer,
-    to: DevicePointer,
-    shape: &[u64],
-    strides: &[i64],
-) -> Option<Launch> {
-    let kernel = bits.pick(["scatter_copy_b8", "scatter_copy_b16", "scatter_copy_b32", "scatter_copy_b64"]);
-    let arguments = vec![Argument::Pointer(from), Argument::Pointer(to), layout(shape, strides)];
-    (shape.len() <= RANK).then(|| launch(kernel, shape.iter().product(), arguments))
-}
-
 fn picked(kernel: &'static str, items: u64, pointers: [DevicePointer; 4], p: Picks) -> Launch {
     let numbers = [p.outer, p.extent, p.inner, p.picks].map(Argument::U64);
     launch(kernel, items, pointers.map(Argument::Pointer).into_iter().chain(numbers).collect())
+}
+
+/// A name for every size of elements, of the kernels that count in 32 and in 64 bits.
+type Names = [[&'static str; 2]; 5];
+
+/// A gather of elements of `1 << size` bytes, `p.inner` of them side by side, counted in 64 bits where `wide`.
+fn gathered(names: &Names, size: usize, pointers: [DevicePointer; 4], p: Picks, wide: bool) -> Launch {
+    let items = p.outer * p.picks * p.inner;
+    let mut picks: Vec<u8> = [items, p.extent].into_iter().flat_map(u64::to_le_bytes).collect();
+    picks.extend([p.inner, p.picks].into_iter().flat_map(|n| divisor(n, wide)));
+    let mut arguments: Vec<Argument> = pointers.map(Argument::Pointer).into();
+    arguments.push(Argument::Bytes(picks));
+    launch(names[size][usize::from(wide)], items.div_ceil(ITEMS), arguments)
 }
 
 /// `y[outer, picks, inner]` from `x[outer, extent, inner]` by int64 `indices[picks]`; the uint32 at `bad` counts those out of range.
@@ -107,9 +116,19 @@ pub fn gather(
     bad: DevicePointer,
     p: Picks,
 ) -> Launch {
-    let kernel = bits.pick(["gather_b8", "gather_b16", "gather_b32", "gather_b64"]);
-    picked(kernel, p.outer * p.picks * p.inner, [x, indices, y, bad], p)
+    let vector = together(1 << bits as u64, std::iter::once(p.inner), &[x, y]);
+    let size = bits as usize + vector.trailing_zeros() as usize;
+    let p = Picks { inner: p.inner / vector, ..p };
+    gathered(&GATHER, size, [x, indices, y, bad], p, is_wide(p.outer * p.picks * p.inner))
 }
+
+const GATHER: Names = [
+    ["gather_b8_u32", "gather_b8_u64"],
+    ["gather_b16_u32", "gather_b16_u64"],
+    ["gather_b32_u32", "gather_b32_u64"],
+    ["gather_b64_u32", "gather_b64_u64"],
+    ["gather_b128_u32", "gather_b128_u64"],
+];
 
 /// [`gather`] with an index for every element: `indices[outer, picks, inner]`.
 pub fn gather_elements(
@@ -120,9 +139,18 @@ pub fn gather_elements(
     bad: DevicePointer,
     p: Picks,
 ) -> Launch {
-    let kernel = bits.pick(["gather_elements_b8", "gather_elements_b16", "gather_elements_b32", "gather_elements_b64"]);
-    picked(kernel, p.outer * p.picks * p.inner, [x, indices, y, bad], p)
+    let wide = is_wide(p.outer * p.picks * p.inner);
+    gathered(&GATHER_ELEMENTS, bits as usize, [x, indices, y, bad], p, wide)
 }
+
+/// Elements of 16 bytes have no index each.
+const GATHER_ELEMENTS: Names = [
+    ["gather_elements_b8_u32", "gather_elements_b8_u64"],
+    ["gather_elements_b16_u32", "gather_elements_b16_u64"],
+    ["gather_elements_b32_u32", "gather_elements_b32_u64"],
+    ["gather_elements_b64_u32", "gather_elements_b64_u64"],
+    ["gather_elements_b64_u32", "gather_elements_b64_u64"],
+];
 
 /// Puts `updates[outer, picks, inner]` into `y[outer, extent, inner]`, which holds the data already, where int64
 /// `indices[outer, picks, inner]` say.

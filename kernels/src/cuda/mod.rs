@@ -5,6 +5,7 @@
 
 pub mod arg;
 pub mod batch;
+mod division;
 pub mod dropout;
 pub mod index;
 pub mod loss;
@@ -55,8 +56,9 @@ pub struct Launch {
 
 /// Threads of a block wherever nothing asks for another number.
 const THREADS: u64 = 256;
-/// Enough blocks to fill any device; more items are taken in turns.
-const BLOCKS: u64 = 2048;
+/// So many blocks that a device's last round of them, which need not fill it, is a small part of all (an H100 holds 1056 of
+/// [`THREADS`] threads at a time); more items are taken in turns.
+const BLOCKS: u64 = 1 << 16;
 
 impl Launch {
     /// A launch of blocks of [`THREADS`] threads, as many as there are `items` for a block to take, up to [`BLOCKS`].

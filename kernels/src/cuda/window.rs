@@ -1,34 +1,37 @@
 //! Windows that slide over planes: convolutions as matrix products over columns (im2col; K. Chellapilla, S. Puri, P. Simard,
 //! "High Performance Convolutional Neural Networks for Document Processing", 2006), and pooling. Float32.
 
-use super::{Argument, DevicePointer, Launch, Source};
+use super::division::{NARROW, divisor};
+use super::{Argument, BLOCKS, DevicePointer, Launch, Source, THREADS};
 use crate::cpu::Geometry;
 use crate::cpu::pool::Divisor;
 
-const THREADS: u64 = 256;
-/// Enough blocks to fill any device; more elements are taken in turns.
-const BLOCKS: u64 = 4096;
 /// Most blocks along the second axis of a grid.
 const ROWS: u64 = 65_535;
 
-fn window(g: &Geometry) -> Argument {
-    let sizes = [g.input, g.output, g.kernel, g.strides, g.dilations].concat();
-    let sizes = sizes.into_iter().flat_map(|n| (n as u64).to_le_bytes());
-    Argument::Bytes(sizes.chain(g.pads.into_iter().flat_map(|p| (p as i64).to_le_bytes())).collect())
+/// `struct Window` of the source.
+fn window(g: &Geometry, wide: bool) -> Argument {
+    let sizes = [g.input, g.output, g.kernel].concat().into_iter().flat_map(|n| (n as u64).to_le_bytes());
+    let divisors = [g.input, g.output, g.kernel, g.strides].concat().into_iter().flat_map(|n| divisor(n as u64, wide));
+    let dilations = g.dilations.into_iter().flat_map(|n| (n as u64).to_le_bytes());
+    let pads = g.pads.into_iter().flat_map(|p| (p as i64).to_le_bytes());
+    Argument::Bytes(sizes.chain(divisors).chain(dilations).chain(pads).collect())
 }
 
-/// Picks the kernel that counts in 32 bits where `items` and what is added to reach the next one fit.
-fn start(kernels: [&'static str; 2], items: u64, rows: u64, arguments: Vec<Argument>) -> Launch {
-    let blocks = items.div_ceil(THREADS).clamp(1, BLOCKS);
-    let fits = items + blocks * THREADS <= u64::from(u32::MAX);
-    Launch {
-        source: Source::Window,
-        kernel: kernels[usize::from(!fits)],
-        grid: [blocks as u32, rows.clamp(1, ROWS) as u32, 1],
-        block: [THREADS as u32, 1, 1],
-        dynamic_shared: 0,
-        arguments,
-    }
+/// Whether a plane's element, a number of `items` or `rows` or what is added to reach the next one, or a place that a window
+/// reads would not fit in 32 bits.
+fn is_wide(g: &Geometry, items: u64, rows: u64) -> bool {
+    let reach = (0..3).map(|axis| {
+        let window = g.output[axis] as u64 * g.strides[axis] as u64 + g.kernel[axis] as u64 * g.dilations[axis] as u64;
+        window + g.input[axis] as u64 + g.pads[axis].unsigned_abs() as u64
+    });
+    let largest = reach.chain([items, rows, g.input_len() as u64]).max().unwrap_or(0);
+    largest + BLOCKS * THREADS >= NARROW
+}
+
+fn start(kernel: &'static str, items: u64, rows: u64, arguments: Vec<Argument>) -> Launch {
+    let launch = Launch::threads(Source::Window, kernel, items, arguments);
+    Launch { grid: [launch.grid[0], rows.clamp(1, ROWS) as u32, 1], ..launch }
 }
 
 /// Samples and channels of a tensor of planes, and how many elements apart they lie.
@@ -51,10 +54,11 @@ impl Planes {
 /// `columns[channels][taps][batch][positions]`: what each tap reads at each position, 0 in the padding.
 pub fn columns(g: &Geometry, planes: Planes, x: DevicePointer, columns: DevicePointer) -> Launch {
     let Planes { batch, channels, sample, channel } = planes;
-    let mut arguments = vec![Argument::Pointer(x), Argument::Pointer(columns), window(g)];
+    let (items, rows) = (batch * g.output_len() as u64, channels * g.taps() as u64);
+    let wide = is_wide(g, items, rows);
+    let mut arguments = vec![Argument::Pointer(x), Argument::Pointer(columns), window(g, wide)];
     arguments.extend([batch, channels, sample, channel].map(Argument::U64));
-    let rows = channels * g.taps() as u64;
-    start(["columns_u32", "columns_u64"], batch * g.output_len() as u64, rows, arguments)
+    start(if wide { "columns_u64" } else { "columns_u32" }, items, rows, arguments)
 }
 
 /// The adjoint of [`columns`]: `x[batch][channels][elements]`, each element the sum of what the columns hold of it, taps in
@@ -67,9 +71,11 @@ pub fn data_from_columns(
     x: DevicePointer,
 ) -> Launch {
     let mut arguments: Vec<Argument> = [columns, bias, x].map(Argument::Pointer).into();
-    arguments.extend([window(g), Argument::U64(batch), Argument::U64(channels)]);
     let items = batch * channels * g.input_len() as u64;
-    start(["data_from_columns_u32", "data_from_columns_u64"], items, 1, arguments)
+    let wide = is_wide(g, items, 1);
+    arguments.extend([window(g, wide), Argument::U64(batch), Argument::U64(channels)]);
+    arguments.push(Argument::Bytes(divisor(channels, wide).into()));
+    start(if wide { "data_from_columns_u64" } else { "data_from_columns_u32" }, items, 1, arguments)
 }
 
 /// [`crate::cpu::pool::max_pool`] with int64 indices (unless null) that count through all planes, within a plane row-major
@@ -83,8 +89,10 @@ pub fn max_pool(
     column_major: bool,
 ) -> Launch {
     let mut arguments: Vec<Argument> = [x, y, indices].map(Argument::Pointer).into();
-    arguments.extend([window(g), Argument::U64(planes), Argument::U32(u32::from(column_major))]);
-    start(["max_pool_u32", "max_pool_u64"], planes * g.output_len() as u64, 1, arguments)
+    let items = planes * g.output_len() as u64;
+    let wide = is_wide(g, items, 1);
+    arguments.extend([window(g, wide), Argument::U64(planes), Argument::U32(u32::from(column_major))]);
+    start(if wide { "max_pool_u64" } else { "max_pool_u32" }, items, 1, arguments)
 }
 
 /// [`crate::cpu::pool::average_pool`].
@@ -93,10 +101,13 @@ pub fn average_pool(g: &Geometry, planes: u64, divisor: Divisor, x: DevicePointe
         Divisor::Inside => (0, [0; 3]),
         Divisor::WithPads { after } => (1, after),
     };
-    let ends = (0..3).flat_map(|axis| ((g.input[axis] + after[axis]) as u64).to_le_bytes()).collect();
+    let ends = [0, 1, 2].map(|axis| (g.input[axis] + after[axis]) as u64);
+    let items = planes * g.output_len() as u64;
+    let wide = is_wide(g, items, 1) || ends.iter().any(|end| *end >= NARROW);
     let mut arguments: Vec<Argument> = [x, y].map(Argument::Pointer).into();
-    arguments.extend([window(g), Argument::U64(planes), Argument::U32(with_pads), Argument::Bytes(ends)]);
-    start(["average_pool_u32", "average_pool_u64"], planes * g.output_len() as u64, 1, arguments)
+    let ends = Argument::Bytes(ends.into_iter().flat_map(u64::to_le_bytes).collect());
+    arguments.extend([window(g, wide), Argument::U64(planes), Argument::U32(with_pads), ends]);
+    start(if wide { "average_pool_u64" } else { "average_pool_u32" }, items, 1, arguments)
 }
 
 /// `y[indices[i]] = x[i]` over `elements`, the rest of `y[outputs]` being 0; the uint32 at `bad` counts int64 indices out of
@@ -111,7 +122,7 @@ pub fn unpool(
     let mut arguments: Vec<Argument> = [x, indices, y, bad].map(Argument::Pointer).into();
     arguments.extend([elements, outputs].map(Argument::U64));
     let clear = vec![Argument::Pointer(y), Argument::U64(outputs)];
-    [start(["clear"; 2], outputs, 1, clear), start(["unpool"; 2], elements, 1, arguments)]
+    [start("clear", outputs, 1, clear), start("unpool", elements, 1, arguments)]
 }
 
 #[cfg(test)]

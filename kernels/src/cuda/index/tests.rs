@@ -46,6 +46,136 @@ fn strided_copies_transpose_repeat_and_run_backwards() {
     assert!(copy(Bits::B8, DevicePointer::NULL, DevicePointer::NULL, &[1; 9], &[1; 9]).is_none());
 }
 
+/// Copies as a plain loop does them, byte by byte.
+fn by_hand(bytes: usize, shape: &[u64], strides: &[i64], mut each: impl FnMut(usize, usize)) {
+    for i in 0..shape.iter().product::<u64>() {
+        let (mut rest, mut offset) = (i, 0i64);
+        for (n, s) in shape.iter().zip(strides).rev() {
+            offset += (rest % n) as i64 * s;
+            rest /= n;
+        }
+        (0..bytes).for_each(|b| each(i as usize * bytes + b, offset as usize * bytes + b));
+    }
+}
+
+const EVERY: [Bits; 4] = [Bits::B8, Bits::B16, Bits::B32, Bits::B64];
+
+/// Every way to copy at every width of elements: joined axes, neighbours that move together as far as extents, strides and
+/// addresses allow, tiles with ragged ends, single elements. The second number is where the strided memory begins.
+#[test]
+fn copies_of_every_kind_are_those_of_a_plain_loop() {
+    let cases: [(&[u64], &[i64], &str); 14] = [
+        (&[6, 5, 32], &[160, 32, 1], "b128"),
+        (&[3, 4, 32], &[256, 64, 1], "b128"),
+        (&[4, 3, 32], &[64, 256, 1], "b128"),
+        (&[5, 33], &[40, 1], ""),
+        (&[3, 34], &[34, 1], ""),
+        (&[40, 35], &[1, 40], "transpose"),
+        (&[2, 37, 16], &[600, 1, 37], "transpose"),
+        (&[2, 3, 20, 33], &[1980, 660, 1, 20], "transpose"),
+        (&[33, 2, 3, 20], &[1, 1980, 660, 33], "transpose"),
+        (&[16, 7], &[1, 16], "copy"),
+        (&[40, 35], &[0, 40], "copy"),
+        (&[3, 2, 5, 2, 2, 3, 2, 2], &[1, 3, 6, 30, 60, 120, 360, 720], "copy"),
+        (&[0, 5], &[5, 1], "copy"),
+        (&[1, 1], &[1, 1], "copy"),
+    ];
+    for (shape, strides, kind) in cases {
+        let (count, spans) = (shape.iter().product::<u64>() as usize, shape.iter().zip(strides));
+        let reach = 1 + spans.map(|(n, s)| n.saturating_sub(1) as i64 * s).sum::<i64>() as usize;
+        for (bits, (start, schedule)) in EVERY.into_iter().flat_map(|b| {
+            [0, 1, 2, 4]
+                .into_iter()
+                .zip([Schedule::InOrder, Schedule::Random(7), Schedule::Reversed, Schedule::Random(8)])
+                .map(move |s| (b, s))
+        }) {
+            let bytes = 1usize << bits as usize;
+            let data: Vec<u8> = (0..(start + reach) * bytes).map(|i| (i * 37 % 251) as u8).collect();
+            let mut device = Device::narrow(schedule);
+            let (x, y) = (device.put(&data), device.put(&vec![0u8; count * bytes]));
+            let launch = copy(bits, x.offset((start * bytes) as u64), y, shape, strides).unwrap();
+            assert!(start != 0 || launch.kernel.contains(kind), "{} for {kind}: {shape:?}", launch.kernel);
+            device.run(&launch);
+            let mut want = vec![0u8; count * bytes];
+            by_hand(bytes, shape, strides, |dense, strided| want[dense] = data[start * bytes + strided]);
+            assert!(device.get::<u8>(y, want.len()) == want, "{bits:?} {shape:?} {strides:?} {start}");
+            if strides.contains(&0) {
+                continue;
+            }
+            let back = device.put(&vec![255u8; data.len()]);
+            let launch = scatter_copy(bits, y, back.offset((start * bytes) as u64), shape, strides).unwrap();
+            assert!(start != 0 || launch.kernel.contains(kind), "{} for {kind}: {shape:?}", launch.kernel);
+            device.run(&launch);
+            let mut all = vec![255u8; data.len()];
+            by_hand(bytes, shape, strides, |dense, strided| all[start * bytes + strided] = want[dense]);
+            assert!(device.get::<u8>(back, all.len()) == all, "{bits:?} {shape:?} {strides:?} {start}");
+        }
+    }
+}
+
+/// Strides beyond 32 bits, in memory that takes no room until it is touched.
+#[test]
+fn far_elements_are_reached_with_64_bits() {
+    let far = (1i64 << 31) + 3;
+    let mut device = Device::new(Schedule::Random(4));
+    let x = DevicePointer(device.memory.alloc_sparse(2 * (far as u64 + 64)));
+    let data: Vec<u16> = (1..=96).collect();
+    device.memory.write(x.0, &data[..48]).unwrap();
+    device.memory.write(x.0 + 2 * far as u64, &data[48..]).unwrap();
+    // Rows far apart; columns far apart; both in single elements.
+    for (shape, strides) in [([2u64, 48, 1], [far, 1, 1]), ([48, 2, 1], [1, far, 1]), ([16, 3, 2], [3, 1, far])] {
+        let y = device.put(&[0u16; 96]);
+        let launch = copy(Bits::B16, x, y, &shape, &strides).unwrap();
+        assert!(launch.kernel.ends_with("_u64"), "{}", launch.kernel);
+        device.run(&launch);
+        let (half, turned) = (shape[0] == 2, |i: usize| data[i / 2 + i % 2 * 48]);
+        let want: Vec<u16> = (0..96).map(|i| if half { data[i] } else { turned(i) }).collect();
+        assert_eq!(device.get::<u16>(y, 96), want, "{shape:?}");
+    }
+}
+
+/// Rows of every length from any address, and indices counted in either width.
+#[test]
+fn rows_of_any_length_are_gathered() {
+    for (inner, outer) in [(64u64, 1u64), (48, 3), (6, 2), (5, 2), (1, 4)] {
+        for (bits, start) in EVERY.into_iter().flat_map(|bits| [0usize, 1, 2].map(|start| (bits, start))) {
+            let p = Picks { outer, extent: 9, inner, picks: 7 };
+            let bytes = 1usize << bits as usize;
+            let row = inner as usize * bytes;
+            let data: Vec<u8> = (0..start * bytes + outer as usize * 9 * row).map(|i| (i * 41 % 253) as u8).collect();
+            let picks = [8i64, 0, -1, 3, 20, 5, -9];
+            let mut device = Device::narrow(Schedule::Random(6));
+            let (x, indices) = (device.put(&data).offset((start * bytes) as u64), device.put(&picks));
+            let mut want = Vec::new();
+            for o in 0..outer as usize {
+                for pick in picks {
+                    let at = start * bytes + (o * 9 + pick.rem_euclid(9) as usize) * row;
+                    want.extend(if pick < 9 { data[at..at + row].to_vec() } else { vec![0; row] });
+                }
+            }
+            let plain =
+                |wide| move |x, indices, y, bad| gathered(&GATHER, bits as usize, [x, indices, y, bad], p, wide);
+            let (narrow, wide) = (plain(false), plain(true));
+            let chosen = move |x, indices, y, bad| gather(bits, x, indices, y, bad, p);
+            let each: [&dyn Fn(_, _, _, _) -> Launch; 3] = [&chosen, &narrow, &wide];
+            for launch in each {
+                let (y, bad) = (device.put(&vec![9u8; want.len()]), device.put(&[0u32]));
+                device.run(&launch(x, indices, y, bad));
+                assert!(device.get::<u8>(y, want.len()) == want, "{bits:?} {p:?} {start}");
+                assert_eq!(device.get::<u32>(bad, 1), [1]);
+            }
+        }
+    }
+    let p = Picks { outer: 1, extent: 50_257, inner: 768, picks: 8192 };
+    let at =
+        |address| gather(Bits::B32, DevicePointer(address), DevicePointer(0), DevicePointer(0), DevicePointer(0), p);
+    assert_eq!(
+        [256, 264, 260].map(|address| at(address).kernel),
+        ["gather_b128_u32", "gather_b64_u32", "gather_b32_u32"]
+    );
+    assert_eq!(at(256).grid[0], 8192 * 768 / 4 / 1024);
+}
+
 #[test]
 fn elements_of_every_width_are_moved() {
     let mut device = Device::new(Schedule::InOrder);
@@ -78,7 +208,8 @@ fn gathers_take_along_the_axis_and_count_what_is_out_of_range() {
                 );
             }
         }
-        assert_eq!(device.get::<u32>(bad, 1), [6]);
+        // Of three indices one is out of range, whatever it would have picked.
+        assert_eq!(device.get::<u32>(bad, 1), [1]);
         let each: Vec<i64> = (0..18).map(|i| i * 5 % 4).collect();
         let indices = device.put(&each);
         device.run(&gather_elements(Bits::B32, x, indices, y, bad, p));

@@ -16,6 +16,8 @@ fn geometries() -> Vec<Geometry> {
         Geometry::new(&[8, 9], &[4, 5], &[3, 3], &[1, 1], &[2, 2], &[0, 0]).unwrap(),
         Geometry::new(&[4, 5, 3], &[2, 3, 3], &[2, 3, 1], &[2, 2, 1], &[1, 1, 2], &[0, 1, 0]).unwrap(),
         Geometry::new(&[5, 5], &[2, 2], &[2, 2], &[2, 2], &[1, 1], &[-1, -1]).unwrap(),
+        Geometry::new(&[12, 11], &[6, 6], &[3, 3], &[2, 2], &[1, 1], &[1, 1]).unwrap(),
+        Geometry::new(&[9, 14], &[5, 8], &[5, 7], &[1, 1], &[1, 1], &[0, 0]).unwrap(),
     ]
 }
 
@@ -134,20 +136,54 @@ fn unpooling_puts_elements_back_and_counts_bad_indices() {
 fn many_elements_are_counted_in_64_bits() {
     let g = Geometry::new(&[1 << 16, 1 << 10], &[1 << 16, 1 << 10], &[1, 1], &[1, 1], &[1, 1], &[0, 0]).unwrap();
     let of = |planes| max_pool(&g, planes, DevicePointer(8), DevicePointer(16), DevicePointer::NULL, false).kernel;
-    assert_eq!((of(1), of(63), of(64)), ("max_pool_u32", "max_pool_u32", "max_pool_u64"));
+    assert_eq!((of(1), of(31), of(32)), ("max_pool_u32", "max_pool_u32", "max_pool_u64"));
+}
+
+/// The same launch, counted in 64 bits.
+fn widened(g: &Geometry, kernel: &'static str, channels: u64, mut launch: Launch) -> Launch {
+    let wide = |argument: &Argument| match argument {
+        Argument::Bytes(bytes) if *argument == window(g, false) => {
+            assert_eq!(bytes.len(), 3 * (3 * 8 + 4 * 24 + 2 * 8));
+            window(g, true)
+        }
+        Argument::Bytes(bytes) if bytes[..] == divisor(channels, false) => {
+            Argument::Bytes(divisor(channels, true).into())
+        }
+        other => other.clone(),
+    };
+    launch.arguments = launch.arguments.iter().map(wide).collect();
+    Launch { kernel, ..launch }
 }
 
 #[test]
 fn both_widths_give_the_same() {
-    let g = geometries().remove(1);
-    let x = noise(2 * 3 * g.input_len(), 8);
-    let count = 3 * g.taps() * 2 * g.output_len();
-    let run = |kernel: &'static str| {
-        let mut device = Device::new(Schedule::InOrder);
-        let (at, out) = (device.put(&x), device.put(&vec![0f32; count]));
-        let launch = columns(&g, Planes::dense(2, 3, g.input_len() as u64), at, out);
-        device.run(&Launch { kernel, ..launch });
-        device.get::<f32>(out, count)
-    };
-    assert_eq!(run("columns_u32"), run("columns_u64"));
+    let (batch, channels) = (2u64, 3u64);
+    for g in geometries() {
+        let planes = batch * channels;
+        let (inputs, outputs) = (planes as usize * g.input_len(), planes as usize * g.output_len());
+        let (x, columned) = (noise(inputs, 8), noise(outputs * g.taps(), 9));
+        let run = |wide: bool| {
+            let mut device = Device::new(Schedule::InOrder);
+            let (at, from) = (device.put(&x), device.put(&columned));
+            let sizes = [outputs * g.taps(), inputs, outputs, outputs, outputs];
+            let [out, back, most, mean, sums] = sizes.map(|count| device.put(&vec![0f32; count]));
+            let indices = device.put(&vec![0i64; outputs]);
+            let dense = Planes::dense(batch, channels, g.input_len() as u64);
+            let launches = [
+                ("columns_u64", columns(&g, dense, at, out)),
+                ("data_from_columns_u64", data_from_columns(&g, (batch, channels), from, DevicePointer::NULL, back)),
+                ("max_pool_u64", max_pool(&g, planes, at, most, indices, true)),
+                ("average_pool_u64", average_pool(&g, planes, Divisor::Inside, at, mean)),
+                ("average_pool_u64", average_pool(&g, planes, Divisor::WithPads { after: [0, 1, 0] }, at, sums)),
+            ];
+            for (kernel, launch) in launches {
+                assert_eq!(launch.kernel.replace("_u32", "_u64"), kernel);
+                device.run(&if wide { widened(&g, kernel, channels, launch) } else { launch });
+            }
+            let floats = [out, back, most, mean, sums].into_iter().zip(sizes);
+            let bits = floats.flat_map(|(at, count)| device.get::<u32>(at, count)).collect::<Vec<_>>();
+            (bits, device.get::<i64>(indices, outputs))
+        };
+        assert!(run(false) == run(true), "{g:?}");
+    }
 }
