@@ -239,8 +239,62 @@ fn on_a_gpu_values_of_16_bits_are_the_cpus() {
     }
 }
 
+/// Both triangles, every diagonal, one matrix and many, every type: what is not kept is zero whatever it was.
+#[test]
+fn triangles_are_those_of_the_cpu_engine() {
+    let dims = [2usize, 3, 4, 6];
+    let opsets = vec![Opset { domain: String::new(), version: 18 }];
+    for (case, (upper, k)) in
+        [(1, 0), (1, 2), (1, -3), (1, 9), (0, 0), (0, 3), (0, -1), (0, -9)].into_iter().enumerate()
+    {
+        for dtype in [ModelType::F32, ModelType::I64, ModelType::I32, ModelType::BOOL] {
+            let dims = &dims[case % 3..];
+            let mut graph = Graph::new("triangle");
+            let x = graph.add_input("x", ValueType::tensor(dtype, dims));
+            let k = graph.add_initializer("k", Constant::i64(vec![], &[k]));
+            let [y] = graph.add(Node::new("Trilu", [x, k]).with("upper", i64::from(upper)), ["y"]);
+            graph.value_mut(y).ty = Some(ValueType::tensor(dtype, dims));
+            graph.outputs.push(y);
+            let model = Model { ir_version: 8, graph, opsets: opsets.clone(), ..Model::default() };
+            let mut program = Program::new(&model, &ProgramOptions::default()).unwrap();
+            let count = dims.iter().product::<usize>();
+            let numbers: Vec<f32> = (0..count).map(|i| if i % 5 == 0 { f32::NAN } else { i as f32 - 7.5 }).collect();
+            let given = match dtype {
+                ModelType::F32 => HostTensor::f32(dims, &numbers).unwrap(),
+                ModelType::BOOL => HostTensor::from_constant(&Constant::raw(dtype, dims, vec![1u8; count])).unwrap(),
+                _ => HostTensor::i64(dims, &(1..=count as i64).collect::<Vec<_>>()).unwrap().cast(dtype).unwrap(),
+            };
+            let mut session = session(Reference::default(), &program, &[dims.to_vec()], &plain());
+            session.set("x", &given).unwrap();
+            session.step().unwrap();
+            let got = session.get("y", None).unwrap();
+            let (_, want) = program.run([("x".to_string(), given)].into()).unwrap().into_iter().next().unwrap();
+            assert_near(&format!("{dtype:?} upper={upper} {case}"), &got, &want);
+            // The third diagonal below the main one leaves nothing out of four rows.
+            assert_eq!(got.to_f64().contains(&0.0), (upper, case) != (1, 2), "{case}");
+        }
+    }
+}
+
+#[test]
+fn a_triangle_of_a_computed_diagonal_is_refused_by_name() {
+    let mut graph = Graph::new("triangle");
+    let x = graph.add_input("x", ValueType::tensor(ModelType::F32, &[4, 4]));
+    let k = graph.add_input("k", ValueType::tensor(ModelType::I64, &[]));
+    let [y] = graph.add(Node::new("Trilu", [x, k]), ["y"]);
+    graph.value_mut(y).ty = Some(ValueType::tensor(ModelType::F32, &[4, 4]));
+    graph.outputs.push(y);
+    let opsets = vec![Opset { domain: String::new(), version: 18 }];
+    let model = Model { ir_version: 8, graph, opsets, ..Model::default() };
+    let program = Program::new(&model, &ProgramOptions::default()).unwrap();
+    let graph = program.graph_for(&[vec![4, 4], vec![]]);
+    let plan = graph.and_then(|graph| graph.plan(&plain(), &PlanOptions::default(), &mut Reference::default()));
+    let error = plan.unwrap_err().to_string();
+    assert!(error.contains("Trilu") && error.contains("constant"), "{error}");
+}
+
 /// Cases that no kernel runs: each is refused by name.
-const REFUSED: &[&str] = &["cumsum", "topk", "trilu"];
+const REFUSED: &[&str] = &["cumsum", "topk"];
 
 #[test]
 fn operators_agree_with_onnxruntime() {

@@ -7,6 +7,7 @@ mod loss;
 mod moving;
 mod narrow;
 mod normalise;
+mod triangle;
 mod values;
 mod window;
 
@@ -30,7 +31,7 @@ use npc_kernels::elementwise::{DType, Operation, Reduce, Scalar};
 use std::collections::{HashMap, HashSet};
 use tract_onnx::tract_core::ops::Downsample;
 use tract_onnx::tract_core::ops::array::{
-    Gather, GatherNd, MultiBroadcastTo, OneHot, Pad, PadMode, Slice, Tile, TypedConcat,
+    Gather, GatherNd, MultiBroadcastTo, OneHot, Pad, PadMode, Slice, Tile, Trilu, TypedConcat,
 };
 use tract_onnx::tract_core::ops::binary::TypedBinOp;
 use tract_onnx::tract_core::ops::cast::Cast;
@@ -217,6 +218,9 @@ impl Lowering<'_> {
         }
         if let Some(op) = node.op_as::<Tile>() {
             return self.tile(node, op);
+        }
+        if let Some(op) = node.op_as::<Trilu>() {
+            return self.triangle(node, op);
         }
         if let Some(op) = node.op_as::<OnnxNode<GatherElements>>() {
             return self.gather_elements(node, &op.operator);
