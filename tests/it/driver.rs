@@ -5,19 +5,26 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 const STEP: &str = "pytorch-train-step/mlp_sgd.onnx";
+const CNN: &str = "cnn-train-step/cnn_adamw.onnx";
 
-/// A folder with the driver and a small dataset: 3 batches of 16 images to train on, 20 images to test.
+/// A folder with the driver and a small dataset.
 struct Machine {
     folder: tempfile::TempDir,
+    step: PathBuf,
 }
 
 impl Machine {
+    /// For the MLP: 3 batches of 16 images to train on, 20 images to test.
     fn new() -> Self {
+        Self::with(STEP, 48)
+    }
+
+    fn with(step: &str, images: u32) -> Self {
         let folder = tempfile::tempdir().unwrap();
         npc_test_driver::install(folder.path());
         let data = folder.path().join("data");
         std::fs::create_dir(&data).unwrap();
-        for (name, count, seed) in [("train", 48, 1u32), ("t10k", 20, 2)] {
+        for (name, count, seed) in [("train", images, 1u32), ("t10k", 20, 2)] {
             // Each class has its own stripes, so that there is something to learn.
             let label = |i: u32| (i * 7 + seed) % 10;
             let pixel = |i: u32, p: u32| if (p / 28 + label(i)) % 5 < 2 { 200 + (i * 31 + p * 17) % 50 } else { 20 };
@@ -28,7 +35,7 @@ impl Machine {
             std::fs::write(data.join(format!("{name}-images-idx3-ubyte")), images).unwrap();
             std::fs::write(data.join(format!("{name}-labels-idx1-ubyte")), labels).unwrap();
         }
-        Machine { folder }
+        Machine { folder, step: model(step) }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -48,10 +55,12 @@ impl Machine {
     }
 
     fn train(&self, run: &str, extra: &[&str], variables: &[(&str, &str)]) -> (Output, String) {
-        let (step, data, out) = (model(STEP), self.path("data"), self.path(run));
-        let mut arguments = vec!["train", text(&step), "--data", text(&data), "--seed", "1", "--out", text(&out)];
-        arguments.extend(["--lr", "0.1"]);
+        let (data, out) = (self.path("data"), self.path(run));
+        let mut arguments = vec!["train", text(&self.step), "--data", text(&data), "--seed", "1", "--out", text(&out)];
         arguments.extend(extra);
+        if !extra.contains(&"--lr") {
+            arguments.extend(["--lr", "0.1"]);
+        }
         if !extra.contains(&"--epochs") {
             arguments.extend(["--epochs", "2"]);
         }
@@ -106,7 +115,7 @@ fn devices_are_listed() {
     let gpu = "cuda:0   npc test driver, compute capability 8.0, 4 multiprocessors, 512 of 512 MiB free, 2 MiB of L2";
     assert!(output.status.success() && listed.contains(gpu), "{listed}{}", said(&output));
     let found = |library: &str| listed.lines().any(|line| line.contains(library) && line.trim_end().ends_with("found"));
-    assert!(found("driver (libcuda)") && found("cuBLASLt 12 or 13"), "{listed}");
+    assert!(found("driver (libcuda)") && found("cuBLASLt 12 or 13") && found("cuDNN 9"), "{listed}");
     is_clean(&report);
 }
 
@@ -150,6 +159,26 @@ fn lower_precisions_train() {
         agree(&machine.metrics(precision), &machine.metrics("f32"), 0.02);
         assert_ne!(machine.metrics(precision)[1]["train_loss"], machine.metrics("f32")[1]["train_loss"]);
     }
+}
+
+/// One step of 128 images, and the test: with the library, and by our own kernels.
+#[test]
+fn a_convolutional_network_follows_the_cpu_with_and_without_cudnn() {
+    let machine = Machine::with(CNN, 128);
+    let options = ["--epochs", "1", "--lr", "0.001"];
+    let (output, _) = machine.train("cpu", &[&["--device", "cpu"][..], &options].concat(), &[]);
+    assert!(output.status.success(), "{}", said(&output));
+    let wanted = machine.metrics("cpu");
+    let report = machine.trained("library", &options, &[]);
+    agree(&machine.metrics("library"), &wanted, 2e-4);
+    assert!(!report.contains(" 0 convolutions"), "{report}");
+    for name in ["libcudnn.so", "libcudnn.so.9"] {
+        std::fs::remove_file(machine.path(name)).unwrap();
+    }
+    // Where the machine itself has the library, it has to be kept from it.
+    let report = machine.trained("missing", &options, &[("REFUSE", "cudnn")]);
+    agree(&machine.metrics("missing"), &wanted, 2e-4);
+    assert!(report.contains(" 0 convolutions"), "{report}");
 }
 
 #[test]

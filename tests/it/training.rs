@@ -161,19 +161,12 @@ fn a_run_stopped_inside_an_epoch_goes_on_where_it_was() {
         let options = TrainOptions {
             data: text(&model("fashion-mnist")).into(),
             epochs: 2,
-            batch_size: None,
             lr: Some(0.001),
             seed: 7,
             threads: 2,
-            device: npc_runtime::train::Target::Cpu,
-            precision: Default::default(),
-            loss_scale: None,
-            master_weights: true,
-            allow_cpu_fallback: false,
-            check_nodes: false,
             out: folder.path().join(out),
             resume,
-            weights: None,
+            ..TrainOptions::default()
         };
         train(&compiled.model, &compiled.bindings, &options, &mut StopAfter(stop)).unwrap()
     };

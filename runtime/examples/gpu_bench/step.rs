@@ -15,23 +15,7 @@ use std::path::Path;
 
 /// Parameters as `npc train` starts them.
 fn initial(model: &Model, bindings: &Bindings) -> Outcome<State> {
-    let options = TrainOptions {
-        data: String::new(),
-        epochs: 1,
-        batch_size: None,
-        lr: None,
-        seed: 1,
-        threads: 1,
-        device: Target::Cuda(0),
-        precision: Precision::F32,
-        loss_scale: None,
-        master_weights: true,
-        allow_cpu_fallback: false,
-        check_nodes: false,
-        out: Default::default(),
-        resume: false,
-        weights: None,
-    };
+    let options = TrainOptions { seed: 1, device: Target::Cuda(0), ..TrainOptions::default() };
     Ok(State::initial(model, bindings, &options)?)
 }
 

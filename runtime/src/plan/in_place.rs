@@ -88,8 +88,8 @@ mod tests {
         let is_constant = |draft: &mut Draft, [_, base, _]: [BufferId; 3]| {
             draft.buffers[base].source = Source::Constant(vec![0; 48]);
         };
-        let changes: [&dyn Fn(&mut Draft, [BufferId; 3]); 5] =
-            [&is_output, &is_read, &is_added_to_itself, &is_kept, &is_constant];
+        let changes: [fn(&mut Draft, [BufferId; 3]); 5] =
+            [is_output, is_read, is_added_to_itself, is_kept, is_constant];
         for change in changes {
             let (draft, [_, base, y]) = scattered(change);
             assert_eq!(

@@ -3,7 +3,7 @@
 use super::engine::{Engine, Epoch, OnDevice};
 use super::evaluate::Evaluator;
 use super::state::State;
-use super::{Mixed, Target, TrainOptions};
+use super::{Mixed, TrainOptions};
 use crate::cpu::{Program, ProgramOptions};
 use crate::data::{self, Dataset};
 use crate::plan::Precision;
@@ -11,26 +11,9 @@ use crate::plan::device::Device;
 use crate::plan::testing::Reference;
 use crate::testing::root;
 use npc_compiler::{CompileOptions, Compiled, Optimizer, compile, onnx};
-use std::path::PathBuf;
 
 pub(super) fn options() -> TrainOptions {
-    TrainOptions {
-        data: String::new(),
-        epochs: 2,
-        batch_size: None,
-        lr: None,
-        seed: 3,
-        threads: 1,
-        device: Target::Cpu,
-        precision: Default::default(),
-        loss_scale: None,
-        master_weights: true,
-        allow_cpu_fallback: false,
-        check_nodes: false,
-        out: PathBuf::new(),
-        resume: false,
-        weights: None,
-    }
+    TrainOptions { epochs: 2, seed: 3, ..TrainOptions::default() }
 }
 
 pub(super) struct Case {

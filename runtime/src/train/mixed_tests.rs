@@ -14,8 +14,12 @@ use std::collections::BTreeMap;
 const RULE: LossScale = LossScale { initial: 1_099_511_627_776.0, growth: 2.0, backoff: 9.313_226e-10, interval: 2.0 };
 
 fn engine(case: &Case, loss_scale: Option<LossScale>) -> OnDevice<Reference> {
+    engine_of(case, Precision::F16, loss_scale)
+}
+
+fn engine_of(case: &Case, precision: Precision, loss_scale: Option<LossScale>) -> OnDevice<Reference> {
     let (model, bindings) = (&case.compiled.model, &case.compiled.bindings);
-    let mixed = Mixed { precision: Precision::F16, loss_scale, ..Mixed::default() };
+    let mixed = Mixed { precision, loss_scale, ..Mixed::default() };
     OnDevice::new(Reference::default(), &case.program, model, bindings, &case.dataset.train, case.batch, &mixed)
         .unwrap()
 }
@@ -66,6 +70,26 @@ fn an_overflow_changes_nothing_but_the_scale() {
     other.batch = 1;
     run(&case, &mut plain, &mut other, 3);
     assert!(bytes(&state) == bytes(&other) && bytes(&state) != before);
+}
+
+/// A power of two changes no bit of a float32 step; with float16 factors one of 2⁴⁰ overflows, and the step does nothing.
+#[test]
+fn a_convolutional_network_is_scaled_and_its_overflows_skipped() {
+    let case = case("cnn-train-step/cnn_adamw.onnx", Optimizer::NeuroPlastic);
+    let stepped = |precision, loss_scale| {
+        let mut engine = engine_of(&case, precision, loss_scale);
+        let mut state = initial(&case, &engine);
+        let before = bytes(&state);
+        run(&case, &mut engine, &mut state, 1);
+        (before, state)
+    };
+    let (before, plain) = stepped(Precision::F32, None);
+    let (_, scaled) = stepped(Precision::F32, Some(LossScale { initial: 1024.0, interval: 1.0, ..RULE }));
+    assert!(bytes(&scaled) == bytes(&plain) && bytes(&plain) != before);
+    assert_eq!((scale(&scaled), scaled.skipped), (vec![2048.0, 1.0 / 2048.0, 0.0], 0));
+    let (before, overflown) = stepped(Precision::F16, Some(RULE));
+    assert!(bytes(&overflown) == before);
+    assert_eq!((scale(&overflown), overflown.skipped), (vec![1024.0, 1.0 / 1024.0, 0.0], 1));
 }
 
 #[test]

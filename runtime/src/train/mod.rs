@@ -78,6 +78,30 @@ pub struct TrainOptions {
     pub weights: Option<PathBuf>,
 }
 
+/// One epoch on one thread of the processor, seed 0, float32, batch and learning rate as the model has them, float32 master
+/// weights, no fallback, nothing to go on from. `data` and `out` are empty: whoever calls [`train`] names them.
+impl Default for TrainOptions {
+    fn default() -> Self {
+        TrainOptions {
+            data: String::new(),
+            epochs: 1,
+            batch_size: None,
+            lr: None,
+            seed: 0,
+            threads: 1,
+            device: Target::default(),
+            precision: Precision::default(),
+            loss_scale: None,
+            master_weights: true,
+            allow_cpu_fallback: false,
+            check_nodes: false,
+            out: PathBuf::new(),
+            resume: false,
+            weights: None,
+        }
+    }
+}
+
 /// One epoch's line of `metrics.jsonl`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Epoch {

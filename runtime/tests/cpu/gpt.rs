@@ -5,7 +5,7 @@ use ndarray::Array2;
 use npc_compiler::{CompileOptions, Compiled, compile, onnx};
 use npc_runtime::HostTensor;
 use npc_runtime::cpu::{Program, ProgramOptions};
-use npc_runtime::train::{Epoch, Observer, Progress, State, Target, TrainOptions, train};
+use npc_runtime::train::{Epoch, Observer, Progress, State, TrainOptions, train};
 use std::path::Path;
 
 const BATCH: usize = 4;
@@ -18,23 +18,7 @@ fn compiled() -> Compiled {
 }
 
 fn options(data: String, out: &Path, epochs: u32) -> TrainOptions {
-    TrainOptions {
-        data,
-        epochs,
-        batch_size: None,
-        lr: Some(0.003),
-        seed: 5,
-        threads: 1,
-        device: Target::Cpu,
-        precision: Default::default(),
-        loss_scale: None,
-        master_weights: true,
-        allow_cpu_fallback: false,
-        check_nodes: false,
-        out: out.to_path_buf(),
-        resume: false,
-        weights: None,
-    }
+    TrainOptions { data, epochs, lr: Some(0.003), seed: 5, out: out.to_path_buf(), ..TrainOptions::default() }
 }
 
 /// Every token follows from the one before it.

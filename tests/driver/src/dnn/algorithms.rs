@@ -125,7 +125,7 @@ macro_rules! list {
             unsafe {
                 for (i, offer) in offers.iter().take($most as usize).enumerate() {
                     let place = &mut *$results.add(i);
-                    place.algo = std::mem::transmute::<u32, _>(offer.algorithm);
+                    (&raw mut place.algo).cast::<u32>().write(offer.algorithm);
                     place.status = match offer.works {
                         true => Status::CUDNN_STATUS_SUCCESS,
                         false => Status::CUDNN_STATUS_NOT_SUPPORTED,

@@ -9,6 +9,7 @@ use crate::rounding;
 use crate::work::{Failure, failure};
 use cudarc::cublaslt::sys::cublasComputeType_t as Compute;
 use cudarc::driver::sys::CUresult;
+use half::{bf16, f16};
 
 /// A product on a stream.
 pub struct Product {

@@ -23,7 +23,8 @@ fn right_use_passes_and_is_counted() {
         }
         close();
     });
-    let counted = "end: 1 kernels, 0 products, 0 of 16-bit factors, 0 to 16 bits, 0 convolutions, 0 graph launches, 2 copies";
+    let counted =
+        "end: 1 kernels, 0 products, 0 of 16-bit factors, 0 to 16 bits, 0 convolutions, 0 graph launches, 2 copies";
     assert_eq!(lines, [counted]);
 }
 
