@@ -61,11 +61,13 @@ class Nvrtc:
 
 
 def tidy(ptx):
-    """Without the compiler's banner, with our version."""
+    """Without the compiler's banner, with our version, and with every rounding spelled out: the assembler may contract a product
+    and a sum without it, and what is the same in two kernels would depend on the rest of them."""
     # The pragma tells newer assemblers which bytes of a wide load are used; older ones do not know it.
     unwanted = re.compile(r'//|\s*\.pragma "used_bytes_mask')
     lines = [line.rstrip() for line in ptx.splitlines() if not unwanted.match(line)]
     text = "\n".join(lines).strip("\n") + "\n"
+    text = re.sub(r"\b(add|sub|mul)\.(f32|f64)\b", r"\1.rn.\2", text)
     return re.sub(r"^\.version .*$", f".version {VERSION}", text, flags=re.M)
 
 

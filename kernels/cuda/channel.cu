@@ -5,18 +5,36 @@ const u32 THREADS = 1024, WARPS = THREADS / 32;
 
 struct Shape { u64 batch, channels, positions; };
 
-// Calls f(index, sample) for the elements of a channel that are this thread's.
-template <class F> __device__ __forceinline__ void each(const Shape& shape, u64 channel, F f) {
+// Elements that a thread reads before it uses the first.
+const u32 AHEAD = 4;
+
+// Calls use(load(index), sample) for the elements of a channel that are this thread's.
+template <class Load, class Use>
+__device__ __forceinline__ void each(const Shape& shape, u64 channel, Load load, Use use) {
     if (shape.positions == 0) return;
     u64 n = quotient(threadIdx.x, shape.positions), at = threadIdx.x - n * shape.positions;
     u64 step_n = quotient(THREADS, shape.positions), step = THREADS - step_n * shape.positions;
     while (n < shape.batch) {
-        f((n * shape.channels + channel) * shape.positions + at, n);
-        n += step_n;
-        at += step;
-        if (at >= shape.positions) at -= shape.positions, ++n;
+        u64 index[AHEAD], sample[AHEAD];
+        decltype(load((u64)0)) values[AHEAD];
+#pragma unroll
+        for (u32 k = 0; k < AHEAD; ++k) {
+            sample[k] = n;
+            index[k] = (n * shape.channels + channel) * shape.positions + at;
+            n += step_n;
+            at += step;
+            if (at >= shape.positions) at -= shape.positions, ++n;
+        }
+#pragma unroll
+        for (u32 k = 0; k < AHEAD; ++k)
+            if (sample[k] < shape.batch) values[k] = load(index[k]);
+#pragma unroll
+        for (u32 k = 0; k < AHEAD; ++k)
+            if (sample[k] < shape.batch) use(values[k], sample[k]);
     }
 }
+
+struct Pair { float dy, x; };
 
 // The mean and the population's variance of every channel; a block has a channel at a time.
 extern "C" __global__ void __launch_bounds__(1024)
@@ -24,11 +42,12 @@ extern "C" __global__ void __launch_bounds__(1024)
     float elements = (float)(shape.batch * shape.positions);
     for (u64 c = blockIdx.x; c < shape.channels; c += gridDim.x) {
         float sum[1] = {0.0f}, sums[2] = {0.0f, 0.0f};
-        each(shape, c, [&](u64 i, u64) { sum[0] += x[i]; });
+        auto load = [&](u64 i) { return x[i]; };
+        each(shape, c, load, [&](float x, u64) { sum[0] += x; });
         block_sum<1, WARPS>(sum);
         float centre = sum[0] / elements;
-        each(shape, c, [&](u64 i, u64) {
-            float apart = x[i] - centre;
+        each(shape, c, load, [&](float x, u64) {
+            float apart = x - centre;
             sums[0] += apart;
             sums[1] += apart * apart;
         });
@@ -57,9 +76,10 @@ extern "C" __global__ void __launch_bounds__(1024)
                     float* dscale, float* dbias) {
     for (u64 c = blockIdx.x; c < shape.channels; c += gridDim.x) {
         float centre = mean[c], inverse = 1.0f / sqrtf(variance[c] + epsilon), sums[2] = {0.0f, 0.0f};
-        each(shape, c, [&](u64 i, u64) {
-            sums[0] += dy[i] * ((x[i] - centre) * inverse);
-            sums[1] += dy[i];
+        auto load = [&](u64 i) { return Pair{dy[i], x[i]}; };
+        each(shape, c, load, [&](Pair own, u64) {
+            sums[0] += own.dy * ((own.x - centre) * inverse);
+            sums[1] += own.dy;
         });
         block_sum<2, WARPS>(sums);
         if (threadIdx.x > 0) continue;
@@ -87,10 +107,11 @@ extern "C" __global__ void __launch_bounds__(1024)
     for (u64 c = blockIdx.x; c < shape.channels; c += gridDim.x) {
         u64 group = quotient(c, quotient(shape.channels, groups));
         float sums[2] = {0.0f, 0.0f};
-        each(shape, c, [&](u64 i, u64 n) {
+        auto load = [&](u64 i) { return Pair{dy[i], x[i]}; };
+        each(shape, c, load, [&](Pair own, u64 n) {
             u64 row = n * groups + group;
-            sums[0] += dy[i] * ((x[i] - mean[row]) * inverse[row]);
-            sums[1] += dy[i];
+            sums[0] += own.dy * ((own.x - mean[row]) * inverse[row]);
+            sums[1] += own.dy;
         });
         block_sum<2, WARPS>(sums);
         if (threadIdx.x > 0) continue;

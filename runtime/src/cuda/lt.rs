@@ -240,6 +240,25 @@ impl Lt {
         fits && self.algorithm(p, numbers, extra.as_ref()).is_some()
     }
 
+    /// The algorithm for a product; where the GPU does not round its factors so, one that rounds none.
+    fn settled(
+        &mut self,
+        p: &Product,
+        numbers: Numbers,
+        extra: Option<&Extra>,
+    ) -> Result<(Numbers, sys::cublasLtMatmulAlgo_t)> {
+        if let Some(algorithm) = self.algorithm(p, numbers, extra) {
+            return Ok((numbers, algorithm));
+        }
+        let none = CublasError(sys::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED);
+        let exact = Numbers::wide(Precision::F32);
+        let is_wide = !numbers.narrow_factors && !numbers.narrow_result;
+        let algorithm = self.algorithm(p, exact, extra).filter(|_| is_wide).ok_or(none)?;
+        let precision = numbers.precision;
+        tracing::warn!("cuBLASLt has no {precision:?} algorithm for {p:?} on this GPU; its factors stay float32");
+        Ok((exact, algorithm))
+    }
+
     /// Makes a product ready to be started again and again.
     pub fn prepare(
         &mut self,
@@ -248,8 +267,7 @@ impl Lt {
         [a, b, c]: [DevicePointer; 3],
         extra: Option<&Extra>,
     ) -> Result<Ready> {
-        let none = CublasError(sys::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED);
-        let algorithm = self.algorithm(p, numbers, extra).ok_or(none)?;
+        let (numbers, algorithm) = self.settled(p, numbers, extra)?;
         let (factors, of_result) = (numbers.factors(), numbers.result());
         let at = |base: DevicePointer, start: usize, dtype: DType| base.offset((dtype.bytes() * start) as u64);
         let (a, b, c) = (at(a, p.a.start, factors), at(b, p.b.start, factors), at(c, p.c.start, of_result));
