@@ -74,8 +74,8 @@ fn golden_vectors() {
 #[test]
 fn a_convolutional_network_steps_as_on_the_cpu() {
     let test = "plan::tests::on_a_gpu::a_convolutional_network_steps_as_on_the_cpu";
-    // Two layers forward, both weights' gradients, one layer's data; the second step is a graph.
-    for (steps, refused, convolutions, graphs) in [(2, "", 10, 1), (1, "cudnn", 0, 0)] {
+    // Of each of the two networks: two layers forward, both weights' gradients, one layer's data; the second step is a graph.
+    for (steps, refused, convolutions, graphs) in [(2, "", 20, 2), (1, "cudnn", 0, 0)] {
         let end = on_the_driver(test, steps, &[("NPC_TEST_DRIVER_REFUSE", refused)]);
         assert_eq!((count(&end, "convolutions"), count(&end, "graph launches")), (convolutions, graphs), "{end}");
     }
