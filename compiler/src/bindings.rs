@@ -127,7 +127,7 @@ pub struct State {
     pub name: String,
     /// Output with its next value.
     pub next: String,
-    /// What it is (`activity_trace`, `first_moment`, `other`, …).
+    /// What it is (`activity_trace`, `first_moment`, `running_variance`, `other`, …).
     pub role: String,
     /// Element type.
     pub dtype: String,

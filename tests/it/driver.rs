@@ -181,6 +181,27 @@ fn a_convolutional_network_follows_the_cpu_with_and_without_cudnn() {
     assert!(report.contains(" 0 convolutions"), "{report}");
 }
 
+/// Batch normalisations hand their running statistics on, from 0 and 1, and both devices give the same.
+#[test]
+fn running_statistics_follow_the_cpu() {
+    let machine = Machine::with("cnn-train-step/cnn_norm_adamw.onnx", 32);
+    let options = ["--epochs", "1", "--lr", "0.001"];
+    let (output, _) = machine.train("cpu", &[&["--device", "cpu"][..], &options].concat(), &[]);
+    assert!(output.status.success(), "{}", said(&output));
+    machine.trained("gpu", &options, &[]);
+    agree(&machine.metrics("gpu"), &machine.metrics("cpu"), 2e-4);
+    let statistic = |run: &str, name: &str| {
+        let graph = npc_compiler::onnx::load(&machine.path(run).join("model.onnx")).unwrap().graph;
+        let tensor = graph.value(graph.value_named(name).unwrap()).initializer.clone().unwrap();
+        npc_runtime::HostTensor::from_constant(&tensor).unwrap().to_f64()
+    };
+    for (name, first) in [("norm1.mean", 0.0), ("norm1.variance", 1.0), ("norm2.mean", 0.0), ("norm2.variance", 1.0)] {
+        let (gpu, cpu) = (statistic("gpu", name), statistic("cpu", name));
+        assert!(cpu.iter().all(|x| *x != first && (x - first).abs() < 1.0), "{name}: {cpu:?}");
+        assert!(gpu.iter().zip(&cpu).all(|(a, b)| (a - b).abs() <= 1e-4), "{name}: {gpu:?} and {cpu:?}");
+    }
+}
+
 #[test]
 fn too_little_memory_is_one_sentence() {
     let machine = Machine::new();

@@ -97,6 +97,8 @@ fn judge(graph: &Graph, node: &Node, value: ValueId, transposed: bool, dims: &[u
         ("LayerNormalization" | "BatchNormalization" | "GroupNormalization" | "InstanceNormalization", 2) => {
             Some(Init::Zeros)
         }
+        ("BatchNormalization", 3) => Some(Init::Zeros),
+        ("BatchNormalization", 4) => Some(Init::Ones),
         ("Gather", 0) => Some(Init::Normal { std: TABLE_STD }),
         ("Add", _) if dims.len() == 1 => {
             let other = node.input(1 - slot.min(1))?;

@@ -2,9 +2,11 @@
 
 mod initialization;
 pub mod loss_scale;
+mod running;
 mod task;
 
 pub use initialization::{Init, initialization};
+pub use running::{Statistic, running_statistics};
 pub use task::{LabelKind, Task, loss, task};
 
 #[cfg(test)]

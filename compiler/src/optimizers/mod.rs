@@ -21,6 +21,7 @@ mod rules;
 mod tape;
 mod update;
 
+use crate::analysis::running_statistics;
 use crate::graph::{Graph, Model, NodeId, ValueId};
 pub use found::{
     Kind, Match, Rate, RecogniseError, RecogniseOptions, Recognition, Setting, State, StateRole, StepInput, Unmatched,
@@ -60,6 +61,7 @@ pub fn recognise(model: &Model, options: &RecogniseOptions) -> Result<Recognitio
     let mut result =
         Recognition { matches: operators.matches, unmatched: operators.unmatched, ..Recognition::default() };
     result.carried.extend(scope.clocks.iter().map(|p| (p.value, p.next)));
+    result.carried.extend(running_statistics(graph).into_iter().map(|(value, next, _)| (value, next)));
     let mut known: FxHashMap<Vec<u64>, Result<Verdict, Mismatch>> = FxHashMap::default();
     let owners = owners(&groups);
     for group in groups.iter().filter(|g| !taken.contains(&g.theta.next)) {

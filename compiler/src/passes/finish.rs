@@ -130,7 +130,11 @@ impl Compilation {
             _ => None,
         };
         let gates = self.shared.map(|s| name(s.gates));
-        let carried: Vec<_> = self.carried.iter().map(|(v, next)| state(graph, *v, *next, "other")).collect();
+        let statistics = analysis::running_statistics(graph);
+        let role = |value: ValueId| {
+            statistics.iter().find(|(of, _, _)| *of == value).map_or("other", |(_, _, what)| what.role())
+        };
+        let carried: Vec<_> = self.carried.iter().map(|(v, next)| state(graph, *v, *next, role(*v))).collect();
         let mut taken: FxHashSet<String> = carried.iter().map(|s| s.name.clone()).collect();
         taken.extend(parameters.iter().flat_map(|p| p.states.iter().map(|s| s.name.clone()).chain([p.name.clone()])));
         taken.extend(

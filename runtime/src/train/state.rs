@@ -66,6 +66,7 @@ impl State {
             room(&s.name, &s.shape)?;
             let tensor = match constant(&s.name) {
                 Some(constant) => HostTensor::from_constant(constant)?,
+                None if s.role == "running_variance" => drawn(Init::Ones, dtype(&s.dtype), &s.shape, 0, 0)?,
                 None => HostTensor::zeros(dtype(&s.dtype), &s.shape)?,
             };
             tensors.insert(s.name.clone(), tensor);
