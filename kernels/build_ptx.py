@@ -8,7 +8,9 @@ every architecture of ARCHITECTURES without spilling; kernels/ptx/resources.txt 
 """
 
 import argparse
+import concurrent.futures
 import ctypes
+import os
 import pathlib
 import re
 import subprocess
@@ -74,10 +76,14 @@ def tidy(ptx):
 def resources(ptxas, path):
     """One line a kernel and architecture family: registers and shared memory; an error for a spill."""
     table, spilled = {}, []
-    with tempfile.TemporaryDirectory() as scratch:
-        for architecture in ARCHITECTURES:
-            command = [ptxas, "-v", f"-arch=sm_{architecture}", path, "-o", pathlib.Path(scratch) / "out.cubin"]
-            log = subprocess.run(command, capture_output=True, text=True)
+    with tempfile.TemporaryDirectory() as scratch, concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+
+        def assemble(architecture):
+            out = pathlib.Path(scratch) / f"{architecture}.cubin"
+            command = [ptxas, "-v", f"-arch=sm_{architecture}", path, "-o", out]
+            return subprocess.run(command, capture_output=True, text=True)
+
+        for architecture, log in zip(ARCHITECTURES, pool.map(assemble, ARCHITECTURES)):
             if log.returncode != 0:
                 sys.exit(f"{path.name} does not assemble for sm_{architecture}:\n{log.stderr}")
             for part in log.stderr.split("Compiling entry function ")[1:]:

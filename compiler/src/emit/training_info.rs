@@ -101,7 +101,11 @@ fn first_of_other(graph: &Graph, value: ValueId) -> Result<First, CompileError> 
     match (&info.initializer, info.dtype()) {
         (Some(_), _) => Ok(First::Drawn(Init::Initializer)),
         (None, Some(dtype)) if !dtype.is_float() => Ok(First::Same(0.0)),
-        (None, Some(_)) if !scalar => Ok(First::Drawn(crate::analysis::initialization(graph, value))),
+        (None, Some(_)) if !scalar => Ok(match crate::analysis::initialization(graph, value) {
+            Init::Ones => First::Same(1.0),
+            Init::Zeros => First::Same(0.0),
+            drawn => First::Drawn(drawn),
+        }),
         _ => Err(CompileError::TrainingInfo(format!(
             "'{}' is fed back from step to step, but nothing says what it starts with; give it an initializer",
             info.name
