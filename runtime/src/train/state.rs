@@ -130,8 +130,9 @@ impl State {
             [self.skipped, self.skipped_before],
         )?;
         let mut model = model.clone();
-        for p in &bindings.parameters {
-            if let (Some(value), Some(tensor)) = (model.graph.value_named(&p.name), self.tensors.get(&p.name)) {
+        let running = bindings.state.iter().filter(|s| s.role.starts_with("running_")).map(|s| &s.name);
+        for name in bindings.parameters.iter().map(|p| &p.name).chain(running) {
+            if let (Some(value), Some(tensor)) = (model.graph.value_named(name), self.tensors.get(name)) {
                 set(&mut model, value, tensor);
             }
         }
