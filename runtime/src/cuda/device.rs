@@ -129,9 +129,9 @@ impl Gpu {
         self
     }
 
-    /// Lets others have memory: what is free counts as `bytes` at most when it is decided what is kept on the GPU.
+    /// What is free counts as `bytes` at most when it is decided what is kept on the GPU: the rest is for others.
     #[must_use]
-    pub fn leaving_but(mut self, bytes: u64) -> Self {
+    pub fn with_free_limit(mut self, bytes: u64) -> Self {
         self.most_free = bytes;
         self
     }

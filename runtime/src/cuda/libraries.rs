@@ -96,8 +96,8 @@ fn load(files: &[&str]) -> Option<Vec<Library>> {
 pub fn load_cublas() {
     static LOADED: OnceLock<Option<Vec<Library>>> = OnceLock::new();
     LOADED.get_or_init(|| {
-        let names = CUBLAS_LT.iter().filter(|name| !name.ends_with("13") || takes_cuda_13());
-        names.into_iter().find_map(|name| load(&[name]))
+        let names = if takes_cuda_13() { &CUBLAS_LT[..] } else { &CUBLAS_LT[1..] };
+        names.iter().find_map(|name| load(&[name]))
     });
 }
 

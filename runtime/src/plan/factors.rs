@@ -3,9 +3,9 @@
 //! With [`Precision::Bf16`] and [`Precision::F16`] a product rounds its factors when it reads them. Rounded once where they are
 //! computed they give the same bits, take half the memory, and tensor cores multiply them as they are. So what products read
 //! gets a twin of 16 bits, or becomes one where nobody else reads it: an expression has one more output, so have softmax and
-//! layer norm and their gradients, a plain product rounds its own result, a copy copies 16 bits, and where nothing else does, a cast
-//! of its own goes behind. Products whose libraries do
-//! not multiply such factors stay as they are, and so do those of a convolution's columns, which are larger than what they are made of.
+//! layer norm and their gradients, a plain product rounds its own result, a copy copies 16 bits, and where nothing else does, a
+//! cast of its own goes behind. Products whose libraries do not multiply such factors stay as they are, and so do those of a
+//! convolution's columns, which are larger than what they are made of.
 //!
 //! Epilogues have been joined by now: they compare float32 values with their formulas, and a bias beside a result of 16 bits would
 //! have to be of 16 bits itself.

@@ -61,10 +61,11 @@ pub fn of_work(plan: &Plan, work: &Work) -> Traffic {
             let result = whole(&work.writes[..1]);
             moved(result + whole(&work.reads[1..]), result)
         }
-        // The whole is copied; what is added to is read and written again.
+        // The whole is copied, unless it is changed where it lies; what is added to is read and written besides.
         Task::ScatterElements { .. } | Task::ScatterRows { .. } => {
-            let again = whole(&work.reads[2..]);
-            moved(whole(&work.reads) + again, whole(&work.writes) + again)
+            let copied = if work.reads[0] == work.writes[0] { 0 } else { whole(&work.reads[..1]) };
+            let changed = whole(&work.reads[2..]);
+            moved(copied + whole(&work.reads[1..]) + changed, copied + whole(&work.writes[1..]) + changed)
         }
         Task::NeuroPlastic { updates, .. } => {
             let kept = |write: bool| {
@@ -85,6 +86,7 @@ mod tests {
     use super::*;
     use crate::plan::{Buffer, DType, Source, View};
     use npc_kernels::cpu::contraction::Operand;
+    use npc_kernels::cuda::index::Picks;
 
     #[test]
     fn bytes_are_counted_by_hand() {
@@ -92,8 +94,15 @@ mod tests {
             let (name, source) = (String::new(), Source::Computed);
             Buffer { name, dtype, elements, source, offset: 0 }
         };
-        let buffers =
-            vec![buffer(DType::BF16, 24), buffer(DType::BF16, 20), buffer(DType::F32, 60), buffer(DType::F32, 30)];
+        let buffers = [
+            (DType::BF16, 24),
+            (DType::BF16, 20),
+            (DType::F32, 60),
+            (DType::F32, 30),
+            (DType::I64, 6),
+            (DType::F32, 60),
+        ];
+        let buffers = buffers.map(|(dtype, elements)| buffer(dtype, elements)).to_vec();
         let place = |along: usize, batch: usize| Operand { start: 0, batch, down: along, along: 1 };
         let (a, b, c) = (place(4, 12), place(5, 0), place(5, 15));
         let once = Product { rows: 3, columns: 5, inner: 4, batch: 2, a, b, c, accumulate: false };
@@ -106,6 +115,10 @@ mod tests {
         };
         let products = work(Task::Products(vec![once, again]), &[0, 1], &[2]);
         let copy = work(Task::Copy(View::dense(2, &[6, 5])), &[2], &[3]);
+        let picks = Picks { outer: 1, extent: 12, inner: 5, picks: 6 };
+        // Six rows of 5 added to 12, by six indices, into a copy and in place.
+        let scatter = |to| work(Task::ScatterElements { picks, add: true }, &[2, 4, 3], &[to]);
+        let scatters = [scatter(5), scatter(2)];
         let (work, outputs) = (vec![products, copy], Vec::new());
         let (inputs, precision, scaling) = (Vec::new(), Default::default(), None);
         let plan = Plan { buffers, work, inputs, outputs, precision, scaling, arena_bytes: 0, live_bytes: 0 };
@@ -116,5 +129,8 @@ mod tests {
         assert_eq!(of_work(&plan, &plan.work[1]), Traffic { read: 120, written: 120, factors: 0 });
         let all = Traffic { read: multiplied.read + 120, written: multiplied.written + 120, factors };
         assert_eq!(of_plan(&plan), all);
+        let [copied, in_place] = scatters.map(|work| of_work(&plan, &work));
+        assert_eq!((copied.read, copied.written), (240 + 48 + 120 + 120, 240 + 120));
+        assert_eq!((in_place.read, in_place.written), (48 + 120 + 120, 120));
     }
 }

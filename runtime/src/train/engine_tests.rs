@@ -92,7 +92,7 @@ fn agrees(case: &mut Case, device: impl Device, is_resident: bool) {
 #[test]
 #[ignore = "needs a GPU: tests/gpu.sh"]
 fn on_a_gpu_a_dataset_that_does_not_fit_is_fed_beside_the_work() {
-    let gpu = crate::cuda::Gpu::new(0).unwrap().leaving_but(64 << 20);
+    let gpu = crate::cuda::Gpu::new(0).unwrap().with_free_limit(64 << 20);
     agrees(&mut case("pytorch-train-step/mlp_adamw_unoptimized.onnx", Optimizer::NeuroPlastic), gpu, false);
 }
 

@@ -52,3 +52,27 @@ impl Kernels {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Residency is what the compiled kernel promises: `.minnctapersm` stands between its parameters and its body.
+    #[test]
+    fn as_many_blocks_are_resident_as_the_kernels_promise() {
+        for hybrid_base in [HybridBase::Classic, HybridBase::SgdMomentum, HybridBase::AdamW] {
+            for (bounded_residual, storage) in [false, true]
+                .into_iter()
+                .flat_map(|b| [Storage::F32, Storage::F16, Storage::Bf16].map(|storage| (b, storage)))
+            {
+                let config = Config { hybrid_base, bounded_residual, ..Config::default() };
+                let kernels = Kernels::of(&config, storage);
+                let entry = format!(".entry {}(", kernels.fused);
+                let (_, rest) = kernels.source.ptx().split_once(&entry).unwrap();
+                let (head, _) = rest.split_once('{').unwrap();
+                let (_, promised) = head.split_once(".minnctapersm ").unwrap();
+                assert_eq!(promised.split_whitespace().next(), Some(kernels.resident.to_string().as_str()), "{entry}");
+            }
+        }
+    }
+}

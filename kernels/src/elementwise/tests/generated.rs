@@ -2,7 +2,7 @@
 
 use super::random::check;
 use super::{interpret, values};
-use crate::elementwise::ptx::{Argument, generate, module};
+use crate::elementwise::ptx::{Argument, Kernel, generate, module};
 use crate::elementwise::{DType, Expression, Operation, Reduce};
 use npc_ptx_interpreter::{Argument as Passed, Launch, Memory, Module, Options, Schedule, launch_with};
 
@@ -16,6 +16,13 @@ fn product(shape: &[usize], repeated: &[usize], axes: &[usize], reduce: Reduce, 
     builder.output(z).unwrap();
     builder.reduce(reduce, z, axes).unwrap();
     builder.finish().unwrap()
+}
+
+/// Starts a kernel over its own grid.
+fn start(kernel: &Kernel, memory: &mut Memory, arguments: &[Passed], options: &Options) {
+    let (grid, block) = ([kernel.grid, 1, 1], [kernel.block, 1, 1]);
+    let how = Launch { kernel: &kernel.name, grid, block, dynamic_shared: 0, arguments };
+    launch_with(&Module::parse(&module([kernel])).unwrap(), memory, &how, options).unwrap();
 }
 
 fn tensors(expression: &Expression) -> Vec<Vec<u8>> {
@@ -145,16 +152,9 @@ fn large_tensors_are_indexed_with_64_bits() {
         let row = memory.alloc_from(&rows);
         memory.write(x + last, &ends).unwrap();
         let arguments = [x, row, y].map(Passed::U64);
-        let how = Launch {
-            kernel: &kernel.name,
-            grid: [kernel.grid, 1, 1],
-            block: [kernel.block, 1, 1],
-            dynamic_shared: 0,
-            arguments: &arguments,
-        };
         let block = u64::from(kernel.grid) - 1;
         let options = Options { blocks: Some(block..block + 1), ..Options::default() };
-        launch_with(&Module::parse(&module([kernel])).unwrap(), &mut memory, &how, &options).unwrap();
+        start(kernel, &mut memory, &arguments, &options);
         assert_eq!(memory.read::<u8>(y + last, ends.len()).unwrap(), wanted, "{shape:?}");
     }
 }
@@ -236,15 +236,8 @@ fn maps_work_in_place() {
             let mut memory = Memory::new();
             let (x, row) = (memory.alloc_from(&inputs[0]), memory.alloc_from(&inputs[1]));
             let arguments = [x, row, x].map(Passed::U64);
-            let how = Launch {
-                kernel: &kernel.name,
-                grid: [kernel.grid, 1, 1],
-                block: [kernel.block, 1, 1],
-                dynamic_shared: 0,
-                arguments: &arguments,
-            };
             let options = Options { schedule: Schedule::Random(4), ..Options::default() };
-            launch_with(&Module::parse(&module([&kernel])).unwrap(), &mut memory, &how, &options).unwrap();
+            start(&kernel, &mut memory, &arguments, &options);
             let found = memory.read::<u8>(x, wanted.len()).unwrap();
             super::random::same(dtype, &found, &wanted).unwrap_or_else(|e| panic!("{shape:?} {dtype:?}: {e}"));
         }

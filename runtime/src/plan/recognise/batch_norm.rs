@@ -2,9 +2,7 @@
 
 use super::Rewrite;
 use super::region::{self, Form, Graph, Grid, Region};
-use crate::plan::maps::{Operand, What};
 use crate::plan::{BufferId, DType, Kind, Task};
-use npc_kernels::elementwise::Reduce;
 
 /// Numbers of channels that are tried: a channel has as many elements as the graph's.
 const TRIALS: [usize; 2] = [3, 2];
@@ -39,7 +37,7 @@ pub fn rule(graph: &Graph<'_>, at: usize) -> Option<Rewrite> {
     let (dx, dy, way) = normal.behind.iter().find_map(|id| normal.data(graph, *id))?;
     let found = normal.behind.iter().find_map(|id| normal.scale(graph, *id, dy));
     let (dscale, sums) = found.map_or((None, None), |(id, region)| (Some(id), Some(region)));
-    let dbias = graph.readers(dy).iter().find_map(|at| bias(graph, grid, *at, dy));
+    let dbias = graph.sum_of(grid, dy, Form::Rows);
     let regions: Vec<&Region> = [Some(&way), sums.as_ref()].into_iter().flatten().collect();
     let mut results: Vec<BufferId> = [Some(dx), dscale, dbias].into_iter().flatten().collect();
     if !graph.is_closed(&regions, &results) {
@@ -52,18 +50,6 @@ pub fn rule(graph: &Graph<'_>, at: usize) -> Option<Rewrite> {
     let room = vec![(DType::F32, shape.channels as usize); 3 - results.len()];
     let reads = vec![dy, x, scale, mean, variance];
     Rewrite::new(graph, Task::BatchNormGradient { shape, epsilon }, reads, results, room)
-}
-
-/// The sum of `dy` over a channel that the work at `at` is.
-fn bias(graph: &Graph<'_>, grid: Grid, at: usize, dy: BufferId) -> Option<BufferId> {
-    let map = graph.map(at)?;
-    let (What::Reduce(Reduce::Sum, axes), [Operand::View(view)]) = (&map.what, map.operands.as_slice()) else {
-        return None;
-    };
-    let mut kept = map.shape.clone();
-    axes.iter().for_each(|axis| kept[*axis] = 1);
-    let fits = view.buffer == dy && view.is_dense() && grid.part(&kept, &map.shape) == Some(Form::Rows);
-    fits.then_some(map.output)
 }
 
 impl Numbers {

@@ -2,10 +2,8 @@
 
 use super::Rewrite;
 use super::region::{self, Form, Graph, Grid, Region, TRIALS};
-use crate::plan::maps::{Operand, What};
 use crate::plan::{BufferId, DType, Kind, Task};
 use npc_kernels::cuda::norm;
-use npc_kernels::elementwise::Reduce;
 
 /// A normalisation and numbers for it.
 struct Normal {
@@ -42,25 +40,13 @@ pub fn rule(graph: &Graph<'_>, at: usize) -> Option<Rewrite> {
     if !graph.is_closed(&regions, &results) {
         return None;
     }
-    let dbias = dscale.and_then(|_| graph.readers(dy).iter().find_map(|at| bias(graph, grid, *at, dy)));
+    let dbias = dscale.and_then(|_| graph.sum_of(grid, dy, Form::Columns));
     let results: Vec<BufferId> = results.into_iter().chain(dbias).collect();
     let width = columns as usize;
     let mut room = vec![(DType::F32, width); 3 - results.len()];
     room.push((DType::F32, norm::layer_norm_partial_bytes(rows, columns) as usize / 4));
     let reads = vec![dy, x, scale, mean, inverse];
     Rewrite::new(graph, Task::LayerNormGradient { rows, columns }, reads, results, room)
-}
-
-/// The sum of `dy` over the rows that the work at `at` is.
-fn bias(graph: &Graph<'_>, grid: Grid, at: usize, dy: BufferId) -> Option<BufferId> {
-    let map = graph.map(at)?;
-    let (What::Reduce(Reduce::Sum, axes), [Operand::View(view)]) = (&map.what, map.operands.as_slice()) else {
-        return None;
-    };
-    let mut kept = map.shape.clone();
-    axes.iter().for_each(|axis| kept[*axis] = 1);
-    let fits = view.buffer == dy && view.is_dense() && grid.part(&kept, &map.shape) == Some(Form::Columns);
-    fits.then_some(map.output)
 }
 
 impl Numbers {

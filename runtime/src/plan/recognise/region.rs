@@ -158,6 +158,19 @@ impl<'a> Graph<'a> {
         grid.form(buffer.elements).filter(|_| buffer.dtype == DType::F32)
     }
 
+    /// The sum of a value that leaves this form of it.
+    pub fn sum_of(&self, grid: Grid, id: BufferId, form: Form) -> Option<BufferId> {
+        self.readers(id).iter().filter_map(|at| self.map(*at)).find_map(|map| {
+            let (What::Reduce(Reduce::Sum, axes), [Operand::View(view)]) = (&map.what, map.operands.as_slice()) else {
+                return None;
+            };
+            let mut kept = map.shape.clone();
+            axes.iter().for_each(|axis| kept[*axis] = 1);
+            let fits = view.buffer == id && view.is_dense() && grid.part(&kept, &map.shape) == Some(form);
+            fits.then_some(map.output)
+        })
+    }
+
     /// What depends on these buffers, near ones first.
     pub fn behind(&self, from: &[BufferId]) -> Vec<BufferId> {
         let (mut found, mut at) = (from.to_vec(), 0);

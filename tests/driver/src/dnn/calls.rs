@@ -92,6 +92,25 @@ impl Pass {
     }
 }
 
+/// Starts a convolution of these tensors: x, w, the window and y, whichever of them is the result.
+fn convolve(
+    name: &str,
+    handle: cudnnHandle_t,
+    (x, w, window, y): (
+        cudnnTensorDescriptor_t,
+        cudnnFilterDescriptor_t,
+        cudnnConvolutionDescriptor_t,
+        cudnnTensorDescriptor_t,
+    ),
+    asked: &Asked,
+) -> Status {
+    call(name, |driver| {
+        driver.may_start(handle)?;
+        let shape = driver.convolution_described(x, w, window, y)?;
+        driver.start(handle, shape, asked)
+    })
+}
+
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cudnnConvolutionForward(
     handle: cudnnHandle_t,
@@ -108,13 +127,9 @@ pub unsafe extern "C" fn cudnnConvolutionForward(
     y_description: cudnnTensorDescriptor_t,
     y: *mut c_void,
 ) -> Status {
-    call("cudnnConvolutionForward", |driver| {
-        driver.may_start(handle)?;
-        let shape = driver.convolution_described(x_description, w_description, window, y_description)?;
-        let (factors, addresses) = ([alpha, beta], [x as u64, w as u64, y as u64]);
-        let workspace = (workspace as u64, bytes);
-        driver.start(handle, shape, &Asked { pass: Pass::Forward, factors, addresses, algorithm, workspace })
-    })
+    let (addresses, workspace) = ([x as u64, w as u64, y as u64], (workspace as u64, bytes));
+    let asked = Asked { pass: Pass::Forward, factors: [alpha, beta], addresses, algorithm, workspace };
+    convolve("cudnnConvolutionForward", handle, (x_description, w_description, window, y_description), &asked)
 }
 
 #[unsafe(no_mangle)]
@@ -133,13 +148,9 @@ pub unsafe extern "C" fn cudnnConvolutionBackwardData(
     dx_description: cudnnTensorDescriptor_t,
     dx: *mut c_void,
 ) -> Status {
-    call("cudnnConvolutionBackwardData", |driver| {
-        driver.may_start(handle)?;
-        let shape = driver.convolution_described(dx_description, w_description, window, dy_description)?;
-        let (factors, addresses) = ([alpha, beta], [dx as u64, w as u64, dy as u64]);
-        let workspace = (workspace as u64, bytes);
-        driver.start(handle, shape, &Asked { pass: Pass::Data, factors, addresses, algorithm, workspace })
-    })
+    let (addresses, workspace) = ([dx as u64, w as u64, dy as u64], (workspace as u64, bytes));
+    let asked = Asked { pass: Pass::Data, factors: [alpha, beta], addresses, algorithm, workspace };
+    convolve("cudnnConvolutionBackwardData", handle, (dx_description, w_description, window, dy_description), &asked)
 }
 
 #[unsafe(no_mangle)]
@@ -158,11 +169,7 @@ pub unsafe extern "C" fn cudnnConvolutionBackwardFilter(
     dw_description: cudnnFilterDescriptor_t,
     dw: *mut c_void,
 ) -> Status {
-    call("cudnnConvolutionBackwardFilter", |driver| {
-        driver.may_start(handle)?;
-        let shape = driver.convolution_described(x_description, dw_description, window, dy_description)?;
-        let (factors, addresses) = ([alpha, beta], [x as u64, dw as u64, dy as u64]);
-        let workspace = (workspace as u64, bytes);
-        driver.start(handle, shape, &Asked { pass: Pass::Filter, factors, addresses, algorithm, workspace })
-    })
+    let (addresses, workspace) = ([x as u64, dw as u64, dy as u64], (workspace as u64, bytes));
+    let asked = Asked { pass: Pass::Filter, factors: [alpha, beta], addresses, algorithm, workspace };
+    convolve("cudnnConvolutionBackwardFilter", handle, (x_description, dw_description, window, dy_description), &asked)
 }
